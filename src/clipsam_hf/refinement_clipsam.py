@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+
 Size = Sequence[int] | torch.Tensor
 Coordinates = TypeVar("Coordinates", np.ndarray, torch.Tensor)
 
@@ -312,15 +313,14 @@ def resample_masks(
     if max(content) > sam_image_size:
         raise ValueError(f"`reshaped_input_size` {content} exceeds `sam_image_size` {sam_image_size}")
 
-    # Bilinear sampling is separable: blend two neighbouring rows, then two neighbouring columns
+    # Bilinear sampling is separable: blend neighbouring rows, transpose, and once more (whole rows are fast to gather)
     resampled = _as_float(mask_logits)
     for axis in (-2, -1):
         lower, upper, weight = _axis_taps(content[axis], sam_image_size, mask_logits.shape[axis], output[axis])
-        lower, upper = lower.to(resampled.device), upper.to(resampled.device)
-        weight = weight.to(resampled).reshape((-1, 1) if axis == -2 else (1, -1))
-        resampled = torch.lerp(
-            resampled.index_select(axis, lower), resampled.index_select(axis, upper), weight
-        )  # (..., height, mask_width), then (..., height, width)
+        first = resampled.index_select(-2, lower.to(resampled.device))
+        second = resampled.index_select(-2, upper.to(resampled.device))
+        blended = torch.lerp(first, second, weight.to(resampled)[:, None])
+        resampled = blended.transpose(-2, -1).contiguous()  # (..., mask_width, height), then (..., height, width)
     return resampled
 
 
