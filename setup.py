@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging of clipsam_hf: metadata, requirement lists and extras. Exact versions stand in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+ROOT = Path(__file__).parent
+
+# The one place of the version is `__version__`, so that the package also works from a source tree that was never installed.
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/clipsam_hf/__init__.py").read_text(), re.MULTILINE)[1]
+
+REQUIRED = [
+    "torch>=2.6",  # below 2.6, torch.load(weights_only=True) can run code: CVE-2025-32434
+    "transformers>=5.20.0",  # sub_configs_defaults of composite configurations
+    "huggingface_hub>=1.31.0",  # the oldest that transformers 5.20 takes
+    "safetensors>=0.8.0",
+    "numpy>=2.1.0",
+    "scipy>=1.15.0",
+    "pillow>=11.3.0",
+]
+
+TRAIN_REQUIRE = ["accelerate>=1.10.0", "datasets>=4.0.0", "jinja2>=3.1.6"]
+EVAL_REQUIRE = ["evaluate>=0.4.6", "jinja2>=3.1.6", "scikit-learn>=1.6.0"]
+ONNX_REQUIRE = ["onnxruntime>=1.32.0", "onnxscript>=0.7.2"]
+DEMO_REQUIRE = ["scikit-image>=0.25.0"]  # the photograph of examples/quickstart.py
+QUALITY_REQUIRE = ["mypy>=2.4.1", "ruff>=0.17.6", "scipy-stubs>=1.17.1.5"]
+TESTS_REQUIRE = sorted(
+    {
+        "hypothesis>=6.130.0",
+        "pytest>=8.4.0",
+        "pytest-timeout>=2.4.0",
+        *TRAIN_REQUIRE,
+        *EVAL_REQUIRE,
+        *DEMO_REQUIRE,
+    }
+)
+
+EXTRAS = {
+    "train": TRAIN_REQUIRE,
+    "eval": EVAL_REQUIRE,
+    "onnx": ONNX_REQUIRE,
+    "demo": DEMO_REQUIRE,
+    "quality": QUALITY_REQUIRE,
+    "tests": TESTS_REQUIRE,
+    "dev": sorted({*TESTS_REQUIRE, *QUALITY_REQUIRE}),
+    # Every declared minimum as the exact version, to prove it; torch stays free because its wheels depend on the machine.
+    "compat_tests": [
+        requirement if requirement.startswith("torch>") else requirement.replace(">=", "==")
+        for requirement in [*REQUIRED, *TESTS_REQUIRE]
+    ],
+}
+
+setup(
+    name="clipsam_hf",
+    version=VERSION,
+    description="ClipSAM: zero-shot anomaly segmentation with CLIP and SAM, as a Hugging Face transformers model",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The clipsam_hf authors",
+    license="Apache-2.0",
+    keywords="anomaly-segmentation zero-shot clip sam transformers pytorch industrial-inspection",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"clipsam_hf": ["py.typed", "checkpoints/**/*"]},
+    python_requires=">=3.11",
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    zip_safe=False,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)
