@@ -1,0 +1,294 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""ClipSAM model configuration."""
+
+import difflib
+import math
+from dataclasses import fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPConfig, PreTrainedConfig, SamConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# openai/clip-vit-large-patch14-336 and facebook/sam-vit-huge: with them `ClipSamConfig()` is the paper's model.
+CLIP_LARGE_336: dict[str, Any] = {
+    "projection_dim": 768,
+    "text_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    },
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
+SAM_HUGE: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "global_attn_indexes": [7, 15, 23, 31],
+    },
+}
+
+FUSED_FEATURES = ("original", "row", "column", "scale")
+
+# What the library itself stores in a config.json beside the declared fields.
+_LIBRARY_KEYS = frozenset(
+    {
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "tie_last_hidden_states",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "use_cache",
+    }
+)
+
+
+@strict
+class ClipSamConfig(PreTrainedConfig):
+    r"""Configuration of a [`ClipSamForAnomalySegmentation`]. The defaults are the full-size model.
+
+    The tag behind each field says where its default comes from: [S] the paper's abstract or its authors' answers,
+    [L] read in code of the same family, [M p] remembered and unverified with probability p, [D] our design.
+    `docs/method.md` explains each choice. The prompt words are the processor's ([`ClipSamProcessor`]).
+
+    Args:
+        clip_config (`CLIPConfig` or `dict`, *optional*): CLIP; by default that of
+            `openai/clip-vit-large-patch14-336`. [M .8][L]
+        sam_config (`SamConfig` or `dict`, *optional*): SAM; by default that of `facebook/sam-vit-huge`. [M .6]
+        feature_layers (`tuple[int]`, defaults to `(6, 12, 18, 24)`): The stages: blocks of CLIP's vision tower,
+            counted from 1, whose outputs (before the post layer norm, class token dropped) are used. [M .8][L]
+        image_size (`int`, defaults to 518): Side of the square that a photograph is squashed to for CLIP, in
+            pixels; a multiple of CLIP's patch size. [L]
+        localizer (`"umci"` or `"similarity"`, defaults to `"umci"`): What makes the rough map: the trained UMCI
+            [S], or the similarity of CLIP's patch tokens to the two texts, which needs no training. [D][L]
+        umci_hidden_size (`int`, defaults to 256): Width of UMCI. [D]
+        strip_kernel_size (`int`, defaults to 3): Length k of the k x 1 and 1 x k convolutions of the strip path,
+            in tokens; odd. [M .45]
+        scale_sizes (`tuple[int]`, defaults to `(3, 9)`): Kernel and stride of the scale path's average poolings,
+            in tokens. Two scales are [S], their sizes [M .2].
+        head (`"conv"` or `"text"`, defaults to `"conv"`): How the fused feature becomes logits: a 1x1 convolution,
+            or the scalar product with the two projected texts. [D]
+        fused_features (`tuple[str]`, defaults to `("original", "row", "column", "scale")`): What the fusion
+            concatenates; fewer of them are the paper's ablations. [S]; `"original"` (V_ori) is [D].
+        binarize_threshold (`float`, defaults to 0.5): Threshold in [0, 1] on the rough map (Eq. 7 [S]); the value
+            is calibrated on the training set and never on the target. [D]
+        mask_threshold (`float`, defaults to 0.5): Threshold in [0, 1] on the final map, for the final mask. [D]
+        decision_threshold (`float`, *optional*): Threshold in [0, 1] on the image score; without it no verdict is
+            given. [D]
+        calibrated_refine (`bool`, defaults to `True`): Whether `mask_threshold` and `decision_threshold` hold for
+            refined maps (`True`) or for rough ones (`False`). [D]
+        min_region_fraction (`float`, defaults to `16 / 518**2`): Regions of the rough map smaller than this share
+            of the image are dropped. [D]
+        max_regions (`int`, defaults to 10): At most so many regions prompt SAM, by summed anomaly. [D]
+        prompt_type (`"box_and_points"`, `"box"` or `"points"`): Prompts to SAM per region. Points and boxes are
+            [S], their combination [M .5].
+        num_points (`int`, defaults to 5): Positive points per region: the arg-max, then sampled ones. [M .5]
+        point_seed (`int`, defaults to 0): Seed of the sampling, so that a map always gives the same prompts. [D]
+        multimask_output (`bool`, defaults to `True`): Three masks per prompt [S], or SAM's single one.
+        mask_fusion (`"soft"` or `"binary"`, defaults to `"soft"`): Fuse mask probabilities at SAM's low resolution
+            and resample once, or binarise every mask at full resolution and fuse then. [D]
+        merge (`"average"` or `"sum_norm"`, defaults to `"average"`): How masks and rough map are merged: the mean
+            of both [D], or the min-max-normalised sum, which is nearest to memory of the paper [M .5].
+        prompt_batch_size (`int`, *optional*): Prompts per call of SAM's decoder; by default 2 on a CPU and all of
+            them on an accelerator. [D]
+        image_score (`"top_fraction"`, `"max"` or `"text"`, defaults to `"top_fraction"`): The image's score: mean
+            of the final map's highest pixels, its maximum, or CLIP's own image-text score. [D]
+        score_top_fraction (`float`, defaults to 0.001): The share of pixels that `"top_fraction"` averages. [D]
+        stage_loss_weights (`tuple[float]`, *optional*): Weight of each stage in the loss, equal by default.
+            ([M .45] has 0.1, 0.1, 0.1, 0.7.)
+        focal_gamma (`float`, defaults to 2.0): Focusing exponent of the focal loss. [M .75][L]
+        freeze_backbones (`bool`, defaults to `True`): CLIP and SAM get no gradient and stay in evaluation mode.
+            The trained part is UMCI. [S]
+        auxiliary_dataset (`str`, *optional*): Name of the set that the checkpoint was trained on.
+
+    Raises:
+        ValueError: If fields contradict each other; the message names both.
+
+    Example:
+        >>> config = ClipSamConfig()
+        >>> config.clip_config.vision_config.hidden_size, config.sam_config.vision_config.hidden_size
+        (1024, 1280)
+    """
+
+    model_type = "clipsam"
+    sub_configs_defaults = {
+        "clip_config": SubConfigSpec(config_class=CLIPConfig, init_kwargs=CLIP_LARGE_336),
+        "sam_config": SubConfigSpec(config_class=SamConfig, init_kwargs=SAM_HUGE),
+    }
+
+    # Given as an object, a dictionary or None; always an object afterwards, which no type can say.
+    clip_config: Any = None
+    sam_config: Any = None
+
+    feature_layers: list[int] | tuple[int, ...] = (6, 12, 18, 24)
+    image_size: int = 518
+    localizer: Literal["umci", "similarity"] = "umci"
+
+    umci_hidden_size: int = 256
+    strip_kernel_size: int = 3
+    scale_sizes: list[int] | tuple[int, ...] = (3, 9)
+    head: Literal["conv", "text"] = "conv"
+    fused_features: list[str] | tuple[str, ...] = FUSED_FEATURES
+
+    binarize_threshold: float | int = 0.5
+    mask_threshold: float | int = 0.5
+    decision_threshold: float | int | None = None
+    calibrated_refine: bool = True
+
+    min_region_fraction: float | int = 16 / 518**2
+    max_regions: int = 10
+    prompt_type: Literal["box_and_points", "box", "points"] = "box_and_points"
+    num_points: int = 5
+    point_seed: int = 0
+    multimask_output: bool = True
+    mask_fusion: Literal["soft", "binary"] = "soft"
+    merge: Literal["average", "sum_norm"] = "average"
+    prompt_batch_size: int | None = None
+
+    image_score: Literal["top_fraction", "max", "text"] = "top_fraction"
+    score_top_fraction: float | int = 0.001
+
+    stage_loss_weights: list[float] | tuple[float, ...] | None = None
+    focal_gamma: float | int = 2.0
+    freeze_backbones: bool = True
+    auxiliary_dataset: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._warn_about_unknown_fields(kwargs)
+
+        # `pipeline(task, model=folder)` obeys a config's `custom_pipelines` before its own registry and would then
+        # ask for `trust_remote_code` although this package is installed. Only the remote copy may show the entry.
+        hub_pipelines = kwargs.pop("custom_pipelines", None)
+        if hub_pipelines is not None:
+            self._hub_custom_pipelines = hub_pipelines
+            if __name__.startswith("transformers_modules"):
+                self.custom_pipelines = hub_pipelines
+
+        super().__post_init__(**kwargs)
+        self.check_fields()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialises to a dictionary, with the `custom_pipelines` entry of a checkpoint that carries its own code."""
+        output = super().to_dict()
+        hub_pipelines = output.pop("_hub_custom_pipelines", None)
+        if hub_pipelines is not None:
+            output["custom_pipelines"] = hub_pipelines
+        return output
+
+    @property
+    def token_grid_size(self) -> int:
+        """Side of CLIP's token grid at `image_size`."""
+        return self.image_size // self.clip_config.vision_config.patch_size
+
+    def check_fields(self) -> None:
+        """Checks the fields against each other.
+
+        It runs at construction, and again when a model is built, since fields can be assigned in between.
+
+        Raises:
+            ValueError: If two fields contradict each other, or one is out of its range.
+        """
+        self._check_stages()
+        self._check_umci()
+        self._check_thresholds()
+        self._check_prompts()
+
+    def _check_stages(self) -> None:
+        vision_config = self.clip_config.vision_config
+        depth = vision_config.num_hidden_layers
+        layers = tuple(self.feature_layers)
+        if len(layers) == 0 or list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] > depth:
+            raise ValueError(
+                f"`feature_layers` must be increasing numbers from 1 to `clip_config.vision_config.num_hidden_layers`"
+                f" ({depth}), but got {layers}."
+            )
+        if self.image_size < vision_config.patch_size or self.image_size % vision_config.patch_size != 0:
+            raise ValueError(
+                f"`image_size` ({self.image_size}) must be a multiple of `clip_config.vision_config.patch_size`"
+                f" ({vision_config.patch_size})."
+            )
+        weights = self.stage_loss_weights
+        if weights is not None:
+            if len(weights) != len(layers):
+                raise ValueError(
+                    f"`stage_loss_weights` has {len(weights)} entries, but `feature_layers` has {len(layers)}."
+                )
+            if any(weight < 0 or not math.isfinite(weight) for weight in weights) or sum(weights) == 0:
+                raise ValueError(f"`stage_loss_weights` must be non-negative and not all 0, but got {weights}.")
+
+    def _check_umci(self) -> None:
+        sizes = tuple(self.scale_sizes)
+        if len(sizes) == 0 or any(not 1 <= size <= self.token_grid_size for size in sizes):
+            raise ValueError(
+                f"`scale_sizes` must lie between 1 and the token grid's side, which is {self.token_grid_size} for"
+                f" `image_size` {self.image_size}, but got {sizes}."
+            )
+        if self.strip_kernel_size < 1 or self.strip_kernel_size % 2 == 0:
+            raise ValueError(f"`strip_kernel_size` must be odd and positive, but got {self.strip_kernel_size}.")
+        if self.umci_hidden_size < 1:
+            raise ValueError(f"`umci_hidden_size` must be positive, but got {self.umci_hidden_size}.")
+        features = tuple(self.fused_features)
+        if len(features) == 0 or len(set(features)) != len(features) or not set(features) <= set(FUSED_FEATURES):
+            raise ValueError(f"`fused_features` must be distinct names out of {FUSED_FEATURES}, but got {features}.")
+
+    def _check_thresholds(self) -> None:
+        for name in ("binarize_threshold", "mask_threshold", "decision_threshold", "min_region_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], but got {value}.")
+        if not 0 < self.score_top_fraction <= 1:
+            raise ValueError(f"`score_top_fraction` must lie in (0, 1], but got {self.score_top_fraction}.")
+        if self.focal_gamma < 0 or not math.isfinite(self.focal_gamma):
+            raise ValueError(f"`focal_gamma` must be finite and not negative, but got {self.focal_gamma}.")
+
+    def _check_prompts(self) -> None:
+        if self.max_regions < 1:
+            raise ValueError(f"`max_regions` must be positive, but got {self.max_regions}.")
+        if self.prompt_type != "box" and self.num_points < 1:
+            raise ValueError(
+                f"`num_points` must be positive with `prompt_type` {self.prompt_type!r}, but got {self.num_points}."
+            )
+        if self.prompt_batch_size is not None and self.prompt_batch_size < 1:
+            raise ValueError(f"`prompt_batch_size` must be positive or None, but got {self.prompt_batch_size}.")
+        sam_config = self.sam_config
+        if sam_config.vision_config.output_channels != sam_config.mask_decoder_config.hidden_size:
+            raise ValueError(
+                f"`sam_config.vision_config.output_channels` ({sam_config.vision_config.output_channels}) must equal"
+                f" `sam_config.mask_decoder_config.hidden_size` ({sam_config.mask_decoder_config.hidden_size})."
+            )
+
+    def _warn_about_unknown_fields(self, kwargs: dict[str, Any]) -> None:
+        known = [field.name for field in fields(self)]
+        for name in kwargs:
+            if name.startswith("_") or name in _LIBRARY_KEYS:
+                continue
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{nearest[0]}`?" if nearest else "."
+            logger.warning(f"`ClipSamConfig` has no field `{name}`; it is kept but not used{hint}")
+
+
+__all__ = ["ClipSamConfig"]

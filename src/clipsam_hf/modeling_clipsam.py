@@ -1,0 +1,619 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""ClipSAM: CLIP localises an anomaly (UMCI), the location prompts SAM, SAM's masks refine the map (MMR).
+
+An independent implementation of Li et al., "ClipSAM: CLIP and SAM collaboration for zero-shot anomaly segmentation"
+(arXiv 2401.12665); the authors published no code. `docs/method.md` says which parts are the paper's and which ours.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPModel, PreTrainedModel, SamModel
+from transformers import initialization as init
+from transformers.utils import logging
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .configuration_clipsam import ClipSamConfig
+from .loss_clipsam import anomaly_segmentation_loss
+from .refinement_clipsam import Region, SamPrompts, build_prompts, find_regions, fuse_masks, merge_maps, score_map
+from .umci_clipsam import ClipSamUmci
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class ClipSamOutput(ModelOutput):
+    """Output of [`ClipSamForAnomalySegmentation`].
+
+    The maps are in CLIP's square frame. The fields from `pred_masks` to `input_points` are there only if SAM's pixels
+    or embeddings were given; they hold one tensor per image, since images differ in their number of regions (maybe 0).
+
+    Args:
+        loss (`torch.Tensor` of shape `(1,)`, *optional*): Focal plus dice, if `labels` are given.
+        logits (`torch.Tensor` of shape `(batch_size, num_stages, 2, height, width)`): Per stage, on CLIP's token
+            grid, order [normal, abnormal].
+        rough_anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): CLIP's map at the size of
+            `pixel_values`, float32 in [0, 1].
+        anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): The final map, float32 in [0, 1]: refined
+            by SAM if SAM's pixels were given, else equal to `rough_anomaly_map`.
+        pred_score (`torch.Tensor` of shape `(batch_size,)`): The image's score, in [0, 1].
+        pred_masks (`tuple` of `torch.Tensor` of shape `(num_regions, num_masks, height, width)`): SAM's low-resolution
+            mask logits, over its padded square.
+        iou_scores (`tuple` of `torch.Tensor` of shape `(num_regions, num_masks)`): SAM's own estimate of each mask.
+        input_boxes (`tuple` of `torch.Tensor` of shape `(num_regions, 4)`): Box prompts, XYXY in SAM's frame.
+        input_points (`tuple` of `torch.Tensor` of shape `(num_regions, num_points, 2)`): Point prompts, XY in SAM's
+            frame.
+        text_embeds (`torch.Tensor` of shape `(batch_size, 2, projection_dim)`): The two class embeddings used.
+        hidden_states (`tuple` of `torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`): CLIP's vision
+            tower, if asked for.
+        attentions (`tuple` of `torch.Tensor`): Attention weights of CLIP's vision tower, if asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    rough_anomaly_map: Tensor | None = None
+    anomaly_map: Tensor | None = None
+    pred_score: Tensor | None = None
+    pred_masks: tuple[Tensor, ...] | None = None
+    iou_scores: tuple[Tensor, ...] | None = None
+    input_boxes: tuple[Tensor, ...] | None = None
+    input_points: tuple[Tensor, ...] | None = None
+    text_embeds: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class ClipSamPreTrainedModel(PreTrainedModel):
+    """Base class: weights' initialisation and what the library must know to load, place and convert the model."""
+
+    config: ClipSamConfig
+    config_class = ClipSamConfig
+    base_model_prefix = "clipsam"
+    main_input_name = "pixel_values"
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["ClipSamUmci"]
+    # The head is small and its softmax over two texts sensitive: it stays in float32 beside half-precision backbones.
+    _keep_in_fp32_modules_strict = ["umci"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialises UMCI, scaled by the fan-in; CLIP and SAM initialise themselves."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Loads a model as the library does, but never with random weights in silence.
+
+        Only safetensors are read unless `use_safetensors=False` is given.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a repository name; `None` with `config` and `state_dict`.
+            model_args: As in `PreTrainedModel.from_pretrained`.
+            ignore_mismatched_sizes: For fine-tuning: tensors that are missing or of another shape stay random.
+            output_loading_info: Also return the library's dictionary of missing, unexpected and mismatched keys.
+            kwargs: As in `PreTrainedModel.from_pretrained`.
+
+        Returns:
+            The model in evaluation mode, or the pair (model, loading information).
+
+        Raises:
+            ValueError: If the checkpoint lacks a tensor of the model.
+            OSError: If there is no such checkpoint.
+        """
+        if pretrained_model_name_or_path is not None:
+            kwargs.setdefault("use_safetensors", True)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            output_loading_info=True,
+            **kwargs,
+        )
+        model, loading_info = loaded
+        missing = sorted(loading_info["missing_keys"])
+        if missing and pretrained_model_name_or_path is not None and not ignore_mismatched_sizes:
+            raise ValueError(_missing_tensors_message(pretrained_model_name_or_path, missing))
+        model._head_is_loaded = not any(key.startswith("umci.") for key in missing)
+        return (model, loading_info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+        """Saves as the library does, but an unusable target is an error.
+
+        Raises:
+            NotADirectoryError: If `save_directory` is a file; the library would only log it.
+        """
+        if os.path.isfile(save_directory):
+            raise NotADirectoryError(f"A model is saved to a folder, but {os.fspath(save_directory)!r} is a file.")
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
+    """Zero-shot anomaly segmentation with CLIP and SAM.
+
+    Args:
+        config ([`ClipSamConfig`]): The configuration. A model made from it has random weights; see
+            [`~ClipSamForAnomalySegmentation.from_clip_sam_pretrained`] and `from_pretrained`.
+
+    Example:
+        >>> from transformers import CLIPConfig, SamConfig
+        >>> with torch.device("meta"):
+        ...     model = ClipSamForAnomalySegmentation(ClipSamConfig())
+        >>> sum(parameter.numel() for parameter in model.umci.parameters())
+        18114568
+    """
+
+    def __init__(self, config: ClipSamConfig) -> None:
+        super().__init__(config)
+        config.check_fields()
+        self.clip = CLIPModel._from_config(config.clip_config)
+        self.sam = SamModel._from_config(config.sam_config)
+        if config.localizer == "umci":
+            self.umci = nn.ModuleList([ClipSamUmci(config) for _ in config.feature_layers])
+        if config.freeze_backbones:
+            self.clip.requires_grad_(False)
+            self.sam.requires_grad_(False)
+        self.post_init()
+        self._head_is_loaded = False
+        self._head_versions = self._count_head_updates()
+
+    @classmethod
+    def from_clip_sam_pretrained(
+        cls,
+        clip_name_or_path: str | os.PathLike,
+        sam_name_or_path: str | os.PathLike,
+        *,
+        localizer: Literal["umci", "similarity"] = "similarity",
+        clip_kwargs: dict[str, Any] | None = None,
+        sam_kwargs: dict[str, Any] | None = None,
+        **config_kwargs: Any,
+    ) -> "ClipSamForAnomalySegmentation":
+        """Puts a pretrained CLIP and a pretrained SAM together.
+
+        With `localizer="similarity"` the model can be used at once. With `"umci"` the head is new and must be trained.
+        Fields that depend on the backbones follow them unless given: four stages at the quarters of CLIP's depth, and
+        the multiple of CLIP's patch size that is nearest to 518 as input size.
+
+        Args:
+            clip_name_or_path: Repository name or folder of a `CLIPModel`.
+            sam_name_or_path: Repository name or folder of a `SamModel`.
+            localizer: `"similarity"` or `"umci"`.
+            clip_kwargs: Keyword arguments of `CLIPModel.from_pretrained`, for example `revision` or `dtype`.
+            sam_kwargs: Keyword arguments of `SamModel.from_pretrained`.
+            config_kwargs: Fields of [`ClipSamConfig`].
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            ValueError: If a checkpoint lacks a tensor, or the configuration contradicts itself.
+            OSError: If there is no such checkpoint.
+
+        Example:
+            ```python
+            model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
+                "openai/clip-vit-large-patch14-336", "facebook/sam-vit-huge"
+            )
+            ```
+        """
+        clip = _load_backbone(CLIPModel, clip_name_or_path, clip_kwargs)
+        sam = _load_backbone(SamModel, sam_name_or_path, sam_kwargs)
+
+        depth, patch_size = clip.config.vision_config.num_hidden_layers, clip.config.vision_config.patch_size
+        quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
+        config_kwargs.setdefault("feature_layers", quarters)
+        config_kwargs.setdefault("image_size", max(1, round(518 / patch_size)) * patch_size)
+        # The objects, not dictionaries: the sub-models and the configuration must go on sharing them.
+        config = ClipSamConfig(clip_config=clip.config, sam_config=sam.config, localizer=localizer, **config_kwargs)
+
+        with torch.device("meta"):
+            skeleton = cls(config)
+        model = skeleton._adopt_backbones(clip, sam)
+        if localizer == "umci":
+            logger.warning("The UMCI head is new: train it before use, or take `localizer='similarity'`.")
+        else:
+            logger.warning("The model localises by CLIP's similarity, without training; UMCI would need a checkpoint.")
+        return model.eval()
+
+    def _adopt_backbones(self, clip: CLIPModel, sam: SamModel) -> "ClipSamForAnomalySegmentation":
+        """Replaces the meta backbones of a skeleton by loaded ones and gives the head real, initialised weights."""
+        self.clip, self.sam = clip, sam
+        if self.config.freeze_backbones:
+            self.clip.requires_grad_(False)
+            self.sam.requires_grad_(False)
+        if self.config.localizer == "umci":
+            self.umci.to_empty(device=clip.device).float()
+            self.umci.apply(self._init_weights)
+            self._head_versions = self._count_head_updates()
+        return self
+
+    def _count_head_updates(self) -> tuple[int, ...]:
+        return tuple(parameter._version for parameter in self.umci.parameters()) if hasattr(self, "umci") else ()
+
+    @property
+    def head_is_trained(self) -> bool:
+        """Whether the model may predict: no head is needed, or it was loaded, or changed since its initialisation."""
+        if self.config.localizer == "similarity" or self._head_is_loaded:
+            return True
+        return self._count_head_updates() != self._head_versions
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.clip.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.clip.text_model.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> "ClipSamForAnomalySegmentation":
+        """Sets the mode of what is trained; frozen backbones stay in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_backbones:
+            self.clip.eval()
+            self.sam.eval()
+        return self
+
+    def _backbone_grad(self) -> torch.autograd.grad_mode.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbones)
+
+    def get_text_embeddings(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encodes the sentences of the two classes and averages them (prompt ensemble).
+
+        Each sentence's embedding is L2-normalised, a class is the mean of its sentences, L2-normalised again. Repeated
+        sentences are encoded once, and the padding that is common to all of them is cut off (CLIP's text tower is
+        causal and pools at the end token, so that padding cannot matter).
+
+        Args:
+            input_ids: (batch_size, 2, sequence_length) or (batch_size, 2, num_prompts, sequence_length), order
+                [normal, abnormal], padded on the right.
+            attention_mask: Same shape, 1 = token, 0 = padding; a row of zeros is a filler and not a sentence.
+
+        Returns:
+            (batch_size, 2, projection_dim), L2-normalised.
+
+        Raises:
+            ValueError: If the shapes are others, or a class has no sentence.
+        """
+        if input_ids.dim() == 3:
+            input_ids = input_ids[:, :, None]
+            attention_mask = attention_mask[:, :, None] if attention_mask is not None else None
+        if input_ids.dim() != 4 or input_ids.shape[1] != 2:
+            raise ValueError(
+                "`input_ids` must be (batch_size, 2, sequence_length) or (batch_size, 2, num_prompts,"
+                f" sequence_length), but got {tuple(input_ids.shape)}."
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`attention_mask` {tuple(mask.shape)} must have the shape of `input_ids` {tuple(input_ids.shape)}."
+            )
+        is_sentence = mask.any(dim=-1)  # (batch, 2, num_prompts)
+        if not bool(is_sentence.any(dim=-1).all()):
+            raise ValueError("Every class needs at least one sentence, but `attention_mask` is all 0 for one.")
+
+        # Encode each different sentence once, without the common padding
+        length = int(mask.flatten(0, 2).any(dim=0).nonzero().max()) + 1
+        sentences, place = torch.unique(input_ids[is_sentence][:, :length], dim=0, return_inverse=True)
+        with self._backbone_grad():
+            embeds = self.clip.text_projection(self.clip.text_model(input_ids=sentences).pooler_output)
+        embeds = F.normalize(embeds.float(), dim=-1)  # (num_sentences, projection_dim)
+
+        # Average per class
+        per_prompt = embeds.new_zeros(*is_sentence.shape, embeds.shape[-1])  # (batch, 2, num_prompts, projection_dim)
+        per_prompt[is_sentence] = embeds[place]
+        means = per_prompt.sum(dim=2) / is_sentence.sum(dim=2, keepdim=True)
+        return F.normalize(means, dim=-1)
+
+    def get_feature_maps(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Computes CLIP's stages, the part of the localisation that depends on the image alone and can be cached.
+
+        Args:
+            pixel_values: (batch_size, 3, height, width), any size of at least one patch.
+
+        Returns:
+            Per stage (batch_size, hidden_size, height / patch_size, width / patch_size), sizes rounded down.
+        """
+        vision_outputs = self._encode_image(pixel_values)
+        return self._to_feature_maps(vision_outputs.hidden_states, pixel_values.shape[-2:])
+
+    def get_image_embeddings(self, sam_pixel_values: Tensor) -> Tensor:
+        """Computes SAM's image embeddings, the part of the refinement that can be cached.
+
+        Args:
+            sam_pixel_values: (batch_size, 3, size, size), padded to SAM's square.
+
+        Returns:
+            (batch_size, output_channels, size / patch_size, size / patch_size).
+        """
+        return self.sam.get_image_embeddings(sam_pixel_values.to(self.sam.dtype))
+
+    def _encode_image(self, pixel_values: Tensor, *, output_attentions: bool = False) -> Any:
+        with self._backbone_grad():
+            return self.clip.vision_model(
+                pixel_values,
+                interpolate_pos_encoding=True,
+                output_hidden_states=True,
+                output_attentions=output_attentions,
+            )
+
+    def _to_feature_maps(self, hidden_states: tuple[Tensor, ...], size: torch.Size) -> tuple[Tensor, ...]:
+        patch_size = self.config.clip_config.vision_config.patch_size
+        grid = (size[0] // patch_size, size[1] // patch_size)
+        stages = [hidden_states[layer][:, 1:] for layer in self.config.feature_layers]  # (batch, tokens, hidden)
+        return tuple(stage.transpose(1, 2).unflatten(2, grid) for stage in stages)  # (batch, hidden, height, width)
+
+    def _similarity_logits(self, feature_map: Tensor, text_embeds: Tensor) -> Tensor:
+        """Patch tokens in CLIP's joint space against the two texts: (batch_size, 2, height, width)."""
+        with self._backbone_grad():
+            tokens = self.clip.vision_model.post_layernorm(feature_map.permute(0, 2, 3, 1))  # (batch, h, w, hidden)
+            patch_embeds = F.normalize(self.clip.visual_projection(tokens).float(), dim=-1)
+            scale = self.clip.logit_scale.float().exp()
+        return scale * torch.einsum("bhwc,bkc->bkhw", patch_embeds, text_embeds.float())
+
+    def _localize(self, feature_maps: tuple[Tensor, ...], text_embeds: Tensor) -> Tensor:
+        """Logits of all stages: (batch_size, num_stages, 2, height, width), float32."""
+        if self.config.localizer == "similarity":
+            stages = [self._similarity_logits(feature_map, text_embeds) for feature_map in feature_maps]
+        else:
+            stages = [
+                umci(feature_map, text_embeds) for umci, feature_map in zip(self.umci, feature_maps, strict=True)
+            ]
+        return torch.stack([stage.float() for stage in stages], dim=1)
+
+    def _rough_map(self, logits: Tensor, size: torch.Size) -> Tensor:
+        """Bilinear upsampling, softmax, mean over the stages: (batch_size, *size) in [0, 1]."""
+        # With two classes the softmax is the sigmoid of the difference, and interpolation is linear in it
+        difference = logits[:, :, 1] - logits[:, :, 0]  # (batch, num_stages, height, width)
+        patch_size = self.config.clip_config.vision_config.patch_size
+        covered = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
+        rough = F.interpolate(difference, covered, mode="bilinear").sigmoid().mean(dim=1)  # (batch, *covered)
+        # CLIP ignores the rest of a side that is no multiple of the patch size: its border value is repeated there
+        return F.pad(rough, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
+
+    def _predict_masks(self, image_embeddings: Tensor, prompts: SamPrompts, num_regions: int) -> tuple[Tensor, Tensor]:
+        """SAM's decoder on one image's prompts, in chunks: mask logits and predicted IoU, one row per region."""
+        if num_regions == 0:
+            return self._no_masks(image_embeddings)
+        chunk = self.config.prompt_batch_size or (2 if image_embeddings.device.type == "cpu" else num_regions)
+        masks, scores = [], []
+        for start in range(0, num_regions, chunk):
+            part = {
+                name: None if value is None else value[None, start : start + chunk]
+                for name, value in prompts._asdict().items()
+            }
+            outputs = self.sam(
+                image_embeddings=image_embeddings, multimask_output=self.config.multimask_output, **part
+            )
+            masks.append(outputs.pred_masks[0])
+            scores.append(outputs.iou_scores[0])
+        return torch.cat(masks), torch.cat(scores)
+
+    def _no_masks(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """SAM's answer to no prompt: mask logits and scores of no rows."""
+        num_masks = self.config.sam_config.mask_decoder_config.num_multimask_outputs
+        num_masks = num_masks if self.config.multimask_output else 1
+        side = 4 * self.config.sam_config.prompt_encoder_config.image_embedding_size
+        return like.new_zeros(0, num_masks, side, side), like.new_zeros(0, num_masks)
+
+    def _find_regions(self, rough_anomaly_map: Tensor) -> list[list[Region]]:
+        """The regions of each image's rough map."""
+        return [
+            find_regions(
+                rough,
+                self.config.binarize_threshold,
+                min_region_fraction=self.config.min_region_fraction,
+                max_regions=self.config.max_regions,
+            )
+            for rough in rough_anomaly_map.detach().cpu().numpy()
+        ]
+
+    @torch.no_grad()
+    def _refine(
+        self,
+        rough_anomaly_map: Tensor,
+        sam_pixel_values: Tensor | None,
+        image_embeddings: Tensor | None,
+        reshaped_input_sizes: Tensor | None,
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, ...] | None]]:
+        """MMR: regions -> prompts -> SAM -> fused masks. The maps S and, per image, SAM's prompts and answers."""
+        if reshaped_input_sizes is None:
+            raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
+        config = self.config
+        regions = self._find_regions(rough_anomaly_map)
+
+        # Encode only the images that have something to refine
+        if sam_pixel_values is not None and image_embeddings is None:
+            prompted = [index for index, found in enumerate(regions) if found]
+            encoded = self.get_image_embeddings(sam_pixel_values[prompted]) if prompted else rough_anomaly_map[:0]
+            per_image = dict(zip(prompted, encoded.split(1), strict=True))
+        elif image_embeddings is not None and sam_pixel_values is None:
+            per_image = dict(enumerate(image_embeddings.split(1)))
+        else:
+            raise ValueError("Give either `sam_pixel_values` or `image_embeddings`, not both.")
+
+        # Images differ in their number of prompts, so SAM's decoder sees them one by one
+        mask_maps, answers = [], []
+        for index, found in enumerate(regions):
+            rough = rough_anomaly_map[index]
+            size = reshaped_input_sizes[index].tolist()
+            prompts = build_prompts(
+                found,
+                rough,
+                size,
+                prompt_type=config.prompt_type,
+                num_points=config.num_points,
+                seed=config.point_seed,
+                device=rough.device,
+            )
+            masks, scores = self._predict_masks(per_image.get(index, rough), prompts, len(found))
+            mask_map = fuse_masks(
+                masks,
+                scores,
+                size,
+                config.sam_config.vision_config.image_size,
+                rough.shape,
+                mask_fusion=config.mask_fusion,
+                merge=config.merge,
+            )
+            mask_maps.append(mask_map.to(rough.device))
+            answers.append((masks, scores, prompts.input_boxes, prompts.input_points))
+        names = ("pred_masks", "iou_scores", "input_boxes", "input_points")
+        fields = {
+            name: None if values[0] is None else values
+            for name, values in zip(names, zip(*answers, strict=True), strict=True)
+        }
+        return torch.stack(mask_maps), fields
+
+    def _score(self, anomaly_map: Tensor, vision_outputs: Any, text_embeds: Tensor) -> Tensor:
+        """The image's score by `config.image_score`: (batch_size,) in [0, 1]."""
+        if self.config.image_score == "top_fraction":
+            return score_map(anomaly_map, top_fraction=self.config.score_top_fraction)
+        if self.config.image_score == "max":
+            return anomaly_map.flatten(1).amax(dim=1)
+        if vision_outputs is None:
+            raise ValueError("`image_score='text'` needs `pixel_values`; cached `feature_maps` lack the class token.")
+        image_embeds = F.normalize(self.clip.visual_projection(vision_outputs.pooler_output).float(), dim=-1)
+        logits = self.clip.logit_scale.float().exp() * torch.einsum("bc,bkc->bk", image_embeds, text_embeds.float())
+        return logits.softmax(dim=-1)[:, 1]
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        sam_pixel_values: Tensor | None = None,
+        reshaped_input_sizes: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        feature_maps: tuple[Tensor, ...] | None = None,
+        image_embeddings: Tensor | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
+    ) -> ClipSamOutput:
+        """Marks the anomalous pixels of a batch of images.
+
+        Args:
+            pixel_values: (batch_size, 3, height, width), CLIP's squashed square.
+            input_ids: (batch_size, 2, sequence_length) or (batch_size, 2, num_prompts, sequence_length), sentences of
+                the classes [normal, abnormal].
+            attention_mask: As `input_ids`; rows of zeros are fillers.
+            text_embeds: (batch_size or 1, 2, projection_dim), instead of `input_ids`: from `get_text_embeddings`.
+            sam_pixel_values: (batch_size, 3, size, size), padded to SAM's square. SAM refines the map if given.
+            reshaped_input_sizes: (batch_size, 2), (height, width) of the real content in `sam_pixel_values`.
+            labels: (batch_size, any height, any width), 1 = defect, 0 = good, -100 = ignore.
+            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`.
+            image_embeddings: What `get_image_embeddings` gives, instead of `sam_pixel_values`.
+            output_hidden_states: Whether to return CLIP's vision states: all, or those of the given layers.
+            output_attentions: Whether to return CLIP's vision attention weights (eager attention only).
+
+        Returns:
+            [`ClipSamOutput`], or a tuple of its fields that are set with `return_dict=False`.
+
+        Raises:
+            ValueError: If an input is missing or given twice, or shapes do not fit.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+
+        # 1. The two texts
+        if text_embeds is None and input_ids is not None:
+            text_embeds = self.get_text_embeddings(input_ids, attention_mask)
+        elif text_embeds is None or input_ids is not None:
+            raise ValueError("Give either `input_ids` or `text_embeds`: the sentences, or their embeddings.")
+
+        # 2. CLIP's stages
+        vision_outputs = None
+        if feature_maps is None and pixel_values is not None:
+            vision_outputs = self._encode_image(pixel_values, output_attentions=bool(output_attentions))
+            size = pixel_values.shape[-2:]
+            feature_maps = self._to_feature_maps(vision_outputs.hidden_states, size)
+        elif feature_maps is not None and pixel_values is None:
+            patch_size = self.config.clip_config.vision_config.patch_size
+            size = torch.Size(patch_size * side for side in feature_maps[0].shape[-2:])
+        else:
+            raise ValueError("Give either `pixel_values` or `feature_maps`: the images, or CLIP's stages of them.")
+        text_embeds = text_embeds.to(feature_maps[0].device).expand(len(feature_maps[0]), -1, -1)
+
+        # 3. Where is it? UMCI, or plain similarity
+        logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
+        rough_anomaly_map = self._rough_map(logits, size)  # (batch, height, width)
+
+        # 4. What is its exact shape? MMR with SAM
+        anomaly_map = rough_anomaly_map
+        refinement: dict[str, tuple[Tensor, ...] | None] = {}
+        if sam_pixel_values is not None or image_embeddings is not None:
+            mask_map, refinement = self._refine(
+                rough_anomaly_map, sam_pixel_values, image_embeddings, reshaped_input_sizes
+            )
+            anomaly_map = merge_maps(rough_anomaly_map, mask_map, merge=self.config.merge)
+
+        # 5. Loss
+        loss = None
+        if labels is not None:
+            loss = anomaly_segmentation_loss(
+                logits,
+                labels,
+                stage_weights=self.config.stage_loss_weights,
+                focal_gamma=self.config.focal_gamma,
+            )
+
+        return ClipSamOutput(
+            loss=loss,
+            logits=logits,
+            rough_anomaly_map=rough_anomaly_map,
+            anomaly_map=anomaly_map,
+            pred_score=self._score(anomaly_map, vision_outputs, text_embeds),
+            text_embeds=text_embeds,
+            hidden_states=_select_states(vision_outputs, output_hidden_states),
+            attentions=vision_outputs.attentions if vision_outputs is not None and output_attentions else None,
+            **refinement,
+        )
+
+
+def _select_states(vision_outputs: Any, wanted: bool | int | list[int] | None) -> tuple[Tensor | None, ...] | None:
+    """The states that the caller asked for; as in the library, those that a list leaves out are None."""
+    if vision_outputs is None or wanted is None or wanted is False:
+        return None
+    states = vision_outputs.hidden_states
+    if wanted is True:
+        return states
+    layers = {layer % len(states) for layer in ([wanted] if isinstance(wanted, int) else wanted)}
+    return tuple(state if layer in layers else None for layer, state in enumerate(states))
+
+
+def _missing_tensors_message(source: str | os.PathLike, missing: list[str]) -> str:
+    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return f"The checkpoint {os.fspath(source)!r} lacks {len(missing)} tensors that the model needs: {shown}."
+
+
+def _load_backbone(
+    model_class: type[PreTrainedModel], name_or_path: str | os.PathLike, kwargs: dict[str, Any] | None
+) -> Any:
+    """Loads CLIP or SAM; a missing tensor is an error, since a random backbone would go unnoticed."""
+    loaded: Any = model_class.from_pretrained(name_or_path, **(kwargs or {}), output_loading_info=True)
+    model, loading_info = loaded
+    if loading_info["missing_keys"]:
+        raise ValueError(_missing_tensors_message(name_or_path, sorted(loading_info["missing_keys"])))
+    return model
+
+
+__all__ = ["ClipSamForAnomalySegmentation", "ClipSamOutput", "ClipSamPreTrainedModel"]
