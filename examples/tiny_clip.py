@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Stage 1 of `clipsam-tiny`: a small CLIP whose patches, not only whose images, are contrasted with sentences.
+
+At every chosen block the patch tokens are compared with the texts exactly as the "similarity" localizer does it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from synthetic import Sample, SyntheticImages
+from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
+from tiny_common import CLIP_PIXELS, normalise, patch_filters, run_steps
+
+__all__ = ["ClipSettings", "clip_config", "train_clip"]
+
+KINDS = sorted(DEFECT_STATES)
+MAX_LOGIT_SCALE = float(np.log(100))
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Every choice of the stage. `schedule`: (part of the steps, image side, batch size), one after the other."""
+
+    image_size: int = 256
+    patch_size: int = 8
+    hidden_size: int = 128
+    num_layers: int = 5
+    mlp_ratio: int = 3
+    text_hidden_size: int = 128
+    text_layers: int = 2
+    projection_dim: int = 128
+    feature_layers: tuple[int, ...] = (2, 3, 4, 5)
+    num_steps: int = 3200
+    schedule: tuple[tuple[float, int, int], ...] = ((0.66, 96, 16), (0.26, 128, 14), (0.06, 192, 8), (0.02, 256, 6))
+    peak_learning_rate: float = 1.0e-3
+    warmup: int = 200
+    text_sets: int = 1
+    caption_weight: float = 0.3
+    image_weight: float = 0.2
+    kind_weight: float = 1.0
+    kind_positive_weight: float = 3.0
+
+
+def clip_config(settings: ClipSettings, tokenizer: CLIPTokenizer) -> CLIPConfig:
+    """Return the configuration of the network."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.text_hidden_size,
+        "intermediate_size": 4 * settings.text_hidden_size,
+        "num_hidden_layers": settings.text_layers,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",
+        "projection_dim": settings.projection_dim,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": settings.mlp_ratio * settings.hidden_size,
+        "num_hidden_layers": settings.num_layers,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",
+        "image_size": settings.image_size,
+        "patch_size": settings.patch_size,
+        "projection_dim": settings.projection_dim,
+    }
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.projection_dim)
+
+
+def smooth_positions(side: int, width: int) -> torch.Tensor:
+    """Return slow two-dimensional waves as first position embeddings: (1 + side * side, width)."""
+    place = (torch.arange(side) + 0.5) / side
+    waves = torch.cat([f(torch.pi * k * place[:, None]) for k in range(1, width // 8 + 1) for f in (torch.sin, torch.cos)], 1)
+    rows = waves[:, None].expand(side, side, -1)
+    columns = waves[None].expand(side, side, -1)
+    table = torch.zeros(side * side, width)
+    table[:, : 4 * (width // 8)] = torch.cat((rows, columns), -1).flatten(0, 1)
+    return 0.1 * torch.cat((torch.zeros(1, width), table))
+
+
+class DenseContrast:
+    """
+    The loss of the stage, as a function of the step.
+
+    Args:
+        model: The network.
+        tokenizer: Its tokenizer.
+        images: Where the images come from.
+        settings: The choices.
+    """
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, images: SyntheticImages, settings: ClipSettings
+    ) -> None:
+        self.model, self.tokenizer, self.images, self.settings = model, tokenizer, images, settings
+        self.nouns = [*CLASS_NAMES, *(name for family in sorted(MATERIALS) for name in MATERIALS[family])]
+        self.phases: list[tuple[int, int, int, int]] = []
+        start, index = 0, 0
+        for number, (part, size, batch_size) in enumerate(settings.schedule):
+            last = number == len(settings.schedule) - 1
+            end = settings.num_steps if last else start + int(part * settings.num_steps)
+            self.phases.append((end, size, batch_size, index - start * batch_size))
+            index, start = index + (end - start) * batch_size, end
+
+    def batch(self, step: int) -> list[Sample]:
+        """Return the images of a step; no image comes twice."""
+        _, size, count, offset = next(phase for phase in self.phases if step < phase[0])
+        return [self.images.sample(offset + step * count + number, size=size) for number in range(count)]
+
+    def embed(self, sentences: list[str]) -> torch.Tensor:
+        """Return the normalised embeddings of sentences: (num_sentences, projection_dim)."""
+        tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+        return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
+
+    def state_sentences(self, rng: np.random.Generator) -> list[str]:
+        """Draw `text_sets` sets of sentences: normal, abnormal, then one for every kind of defect."""
+        states = [NORMAL_STATES, ABNORMAL_STATES, *(DEFECT_STATES[kind] for kind in KINDS)]
+        nouns = [self.nouns[rng.integers(len(self.nouns))] for _ in range(self.settings.text_sets)]
+        return [random_sentence(rng, state, noun) for noun in nouns for state in states]
+
+    def targets(self, samples: list[Sample]) -> torch.Tensor:
+        """Return how far patches are covered by any defect and by each kind: (batch, 1 + kinds, num_patches)."""
+        side = samples[0].image.shape[0]
+        masks = np.zeros((len(samples), 1 + len(KINDS), side, side), np.float32)
+        for row, sample in enumerate(samples):
+            for kind, mask in sample.masks.items():
+                masks[row, 1 + KINDS.index(kind)] = mask
+        masks[:, 0] = masks.max(1)
+        cover = F.avg_pool2d(torch.from_numpy(masks), self.settings.patch_size).flatten(2)
+        # a thin crack covers little of a patch and is to be seen all the same
+        return (2 * cover).clamp(max=1)
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
+        """Return the loss of a step, its parts, and the number of images."""
+        rng = np.random.default_rng((self.images.seed, step, 101))
+        samples = self.batch(step)
+        count, sets = len(samples), self.settings.text_sets
+        text = self.embed([*(sample.caption for sample in samples), *self.state_sentences(rng)])
+        captions, states = text[:count], text[count:].view(sets, 2 + len(KINDS), -1)
+
+        # hidden states of the chosen blocks through CLIP's own head
+        vision = self.model.vision_model(
+            normalise((sample.image for sample in samples), CLIP_PIXELS),
+            interpolate_pos_encoding=True,
+            output_hidden_states=True,
+        )
+        stages = torch.stack([vision.hidden_states[layer][:, 1:] for layer in self.settings.feature_layers], 1)
+        project, norm = self.model.visual_projection, self.model.vision_model.post_layernorm
+        patches = F.normalize(project(norm(stages)), dim=-1)  # (batch, stages, num_patches, dim)
+        image = F.normalize(project(vision.pooler_output), dim=-1)  # (batch, dim)
+
+        # how much nearer to each abnormal sentence than to the normal one
+        self.model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        scale = self.model.logit_scale.exp()
+        chosen = states[torch.from_numpy(rng.integers(sets, size=count))]  # (batch, 2 + kinds, dim)
+        beyond = chosen[:, 1:] - chosen[:, :1]
+        logits = scale * torch.einsum("bspd,bkd->bskp", patches, beyond)
+        target = self.targets(samples)[:, None].expand_as(logits)
+        dense = F.binary_cross_entropy_with_logits(logits[:, :, 0], target[:, :, 0])
+        dice = soft_dice(logits[:, :, 0].sigmoid(), target[:, :, 0])
+        weight = torch.tensor(self.settings.kind_positive_weight)
+        kinds = F.binary_cross_entropy_with_logits(logits[:, :, 1:], target[:, :, 1:], pos_weight=weight)
+
+        # the image as a whole: its caption, and whether anything is wrong
+        order = torch.arange(count)
+        similarity = scale * image @ captions.T
+        caption = (F.cross_entropy(similarity, order) + F.cross_entropy(similarity.T, order)) / 2
+        wrong = scale * torch.einsum("bd,bkd->bk", image, beyond)
+        defective = torch.tensor([[bool(sample.masks), *(k in sample.masks for k in KINDS)] for sample in samples])
+        whole = F.binary_cross_entropy_with_logits(wrong, defective.float())
+
+        options = self.settings
+        loss = 4 * dense + dice + options.kind_weight * kinds
+        loss = loss + options.caption_weight * caption + options.image_weight * whole
+        figures = {"dense": dense, "dice": dice, "kinds": kinds, "caption": caption, "image": whole, "scale": scale}
+        return loss, {name: value.item() for name, value in figures.items()}, count
+
+
+def soft_dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Dice loss over all patches of a stage and batch together, (batch, stages, num_patches) each."""
+    both = (probability * target).sum((0, 2))
+    return (1 - (2 * both + 1) / (probability.sum((0, 2)) + target.sum((0, 2)) + 1)).mean()
+
+
+def train_clip(settings: ClipSettings, tokenizer: CLIPTokenizer, images: SyntheticImages, folder: Path) -> CLIPModel:
+    """Train the stage (or go on with it) and save the network to `folder`/clip."""
+    torch.manual_seed(images.seed)
+    model = CLIPModel(clip_config(settings, tokenizer))
+    with torch.no_grad():
+        embeddings = model.vision_model.embeddings
+        filters = patch_filters(images, settings.hidden_size, settings.patch_size, CLIP_PIXELS)
+        embeddings.patch_embedding.weight.copy_(filters)
+        side = settings.image_size // settings.patch_size
+        embeddings.position_embedding.weight.copy_(smooth_positions(side, settings.hidden_size))
+    run_steps(
+        model,
+        DenseContrast(model, tokenizer, images, settings),
+        first_step=0,
+        last_step=settings.num_steps,
+        num_steps=settings.num_steps,
+        peak=settings.peak_learning_rate,
+        warmup=settings.warmup,
+        state_path=folder / "clip_state.pt",
+    )
+    model.save_pretrained(folder / "clip")
+    return model

@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages of `train_tiny.py` share: schedule, resumable state, patch filters, pixel normalisation."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from synthetic import SyntheticImages
+
+__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "normalise", "patch_filters", "run_steps"]
+
+CLIP_PIXELS = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+SAM_PIXELS = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+BETAS = (0.9, 0.98)
+WEIGHT_DECAY = 0.05
+MAX_NORM = 1.0
+
+
+def normalise(images: Iterable[np.ndarray], pixels: tuple[list[float], list[float]]) -> torch.Tensor:
+    """Turn (height, width, 3) uint8 images into (batch_size, 3, height, width) float32 with a mean and deviation."""
+    batch = torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in pixels)
+    return (batch - mean) / std
+
+
+def patch_filters(images: SyntheticImages, num_filters: int, patch_size: int, pixels: tuple) -> torch.Tensor:
+    """
+    Return the leading principal components of generated patches, as convolution weights of about unit response.
+
+    A network this small has no time to find edges and colours by itself: (num_filters, 3, patch_size, patch_size).
+    """
+    batch = normalise((images.sample(index, size=128).image for index in range(400)), pixels)
+    patches = nn.functional.unfold(batch, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    values, vectors = values.flip(0), vectors.flip(1)
+    scaled = vectors * (values.clamp(min=0) + 0.02).rsqrt()
+    filters = torch.zeros(num_filters, patches.shape[1])
+    count = min(num_filters, patches.shape[1])
+    filters[:count] = scaled.T[:count]
+    return filters.view(num_filters, 3, patch_size, patch_size)
+
+
+def learning_rate(step: int, num_steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then a half cosine down to 2 % of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(num_steps - warmup, 1)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    """Write a file that is either the old one or the new one, never half of it."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """Decay matrices only."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def run_steps(
+    model: nn.Module,
+    compute_loss: Callable[[int], tuple[torch.Tensor, dict[str, float], int]],
+    *,
+    first_step: int,
+    last_step: int,
+    num_steps: int,
+    peak: float,
+    warmup: int,
+    state_path: Path,
+    save_every: int = 200,
+    log_every: int = 50,
+) -> None:
+    """
+    Train from `first_step` to `last_step` of a schedule of `num_steps`, or go on from the state file.
+
+    `compute_loss(step)` returns the loss, figures to log and the number of images; it must depend on the step only, so
+    that a resumed run equals an uninterrupted one.
+    """
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=peak, betas=BETAS)
+    step = first_step
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    model.train()
+    begin, seen, sums = time.monotonic(), 0, {}
+    while step < last_step:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, num_steps, peak, warmup)
+        loss, figures, count = compute_loss(step)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        step, seen = step + 1, seen + count
+        for name, value in {"loss": loss.item(), **figures}.items():
+            sums.setdefault(name, []).append(value)
+        if step % log_every == 0 or step == last_step:
+            line = " ".join(f"{name} {sum(values) / len(values):.4f}" for name, values in sums.items())
+            print(f"step {step}/{num_steps} {line} | {seen / (time.monotonic() - begin):.1f} img/s", flush=True)
+            begin, seen, sums = time.monotonic(), 0, {}
+        if step % save_every == 0 or step == last_step:
+            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state_path)
+    model.eval()
