@@ -10,7 +10,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-# The one place of the version is `__version__`, so that the package also works from a source tree that was never installed.
+# `__version__` is the one place of the version: the package also works from a source tree that was never installed.
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/clipsam_hf/__init__.py").read_text(), re.MULTILINE)[1]
 
 REQUIRED = [
@@ -47,7 +47,7 @@ EXTRAS = {
     "quality": QUALITY_REQUIRE,
     "tests": TESTS_REQUIRE,
     "dev": sorted({*TESTS_REQUIRE, *QUALITY_REQUIRE}),
-    # Every declared minimum as the exact version, to prove it; torch stays free because its wheels depend on the machine.
+    # Every declared minimum as an exact version, to prove it; torch stays free: its wheels depend on the machine.
     "compat_tests": [
         requirement if requirement.startswith("torch>") else requirement.replace(">=", "==")
         for requirement in [*REQUIRED, *TESTS_REQUIRE]

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every test has: no network, no user's cache, one thread, a fixed seed, and a model small enough to build anew."""
+"""What every test has: no network, no cache of the user, one thread, a fixed seed, a model small enough to rebuild."""
 
 import os
 import random
 import socket
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 
@@ -28,7 +29,9 @@ from transformers import (  # noqa: E402
 
 
 if TYPE_CHECKING:
-    from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor
+    from clipsam_hf.configuration_clipsam import ClipSamConfig
+    from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+    from clipsam_hf.processing_clipsam import ClipSamProcessor
 
 
 # Tiny networks are fastest on one thread, and sums in a fixed order give the same digits on every machine.
@@ -171,7 +174,7 @@ def tiny_sam_config() -> SamConfig:
 @pytest.fixture
 def tiny_config(tiny_clip_config: CLIPConfig, tiny_sam_config: SamConfig) -> "ClipSamConfig":
     """ClipSAM of both tiny networks, with two stages."""
-    from clipsam_hf import ClipSamConfig
+    from clipsam_hf.configuration_clipsam import ClipSamConfig
 
     return ClipSamConfig(
         clip_config=tiny_clip_config,
@@ -186,7 +189,7 @@ def tiny_config(tiny_clip_config: CLIPConfig, tiny_sam_config: SamConfig) -> "Cl
 @pytest.fixture
 def tiny_model(tiny_config: "ClipSamConfig") -> "ClipSamForAnomalySegmentation":
     """A tiny model with random weights, always the same, in evaluation mode."""
-    from clipsam_hf import ClipSamForAnomalySegmentation
+    from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
     torch.manual_seed(0)
     return ClipSamForAnomalySegmentation(tiny_config).eval()
@@ -195,7 +198,7 @@ def tiny_model(tiny_config: "ClipSamConfig") -> "ClipSamForAnomalySegmentation":
 @pytest.fixture
 def tiny_processor(tiny_tokenizer: CLIPTokenizer) -> "ClipSamProcessor":
     """The processor of the tiny model: a squash for CLIP, an aspect-preserving resize with padding for SAM."""
-    from clipsam_hf import ClipSamProcessor
+    from clipsam_hf.processing_clipsam import ClipSamProcessor
 
     side = {"height": CLIP_IMAGE_SIZE, "width": CLIP_IMAGE_SIZE}
     padded = {"height": SAM_IMAGE_SIZE, "width": SAM_IMAGE_SIZE}
@@ -210,3 +213,14 @@ def tiny_processor(tiny_tokenizer: CLIPTokenizer) -> "ClipSamProcessor":
         ),
         tokenizer=tiny_tokenizer,
     )
+
+
+@pytest.fixture
+def tiny_checkpoint(
+    tmp_path: Path, tiny_model: "ClipSamForAnomalySegmentation", tiny_processor: "ClipSamProcessor"
+) -> Path:
+    """A folder with the tiny model and its processor."""
+    folder = tmp_path / "clipsam-test"
+    tiny_model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder

@@ -24,7 +24,8 @@ GROUND_FLOOR: dict[str, set[str]] = {
     "refinement_clipsam": set(),
     "prompts_clipsam": set(),
     "image_loading": set(),
-    "modeling_clipsam": {"configuration_clipsam", "loss_clipsam", "refinement_clipsam"},
+    "umci_clipsam": {"configuration_clipsam"},
+    "modeling_clipsam": {"configuration_clipsam", "loss_clipsam", "refinement_clipsam", "umci_clipsam"},
     "processing_clipsam": {"prompts_clipsam", "image_loading"},
     "pipeline_clipsam": {"modeling_clipsam", "processing_clipsam", "image_loading"},
 }
