@@ -20,7 +20,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_clipsam import ClipSamConfig
 from .loss_clipsam import anomaly_segmentation_loss
-from .refinement_clipsam import Region, SamPrompts, build_prompts, find_regions, fuse_masks, merge_maps, score_map
+from .refinement_clipsam import SamPrompts, build_prompts, find_regions, fuse_masks, merge_maps, score_map
 from .umci_clipsam import ClipSamUmci
 
 
@@ -387,8 +387,6 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
 
     def _predict_masks(self, image_embeddings: Tensor, prompts: SamPrompts, num_regions: int) -> tuple[Tensor, Tensor]:
         """SAM's decoder on one image's prompts, in chunks: mask logits and predicted IoU, one row per region."""
-        if num_regions == 0:
-            return self._no_masks(image_embeddings)
         chunk = self.config.prompt_batch_size or (2 if image_embeddings.device.type == "cpu" else num_regions)
         masks, scores = [], []
         for start in range(0, num_regions, chunk):
@@ -403,24 +401,25 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             scores.append(outputs.iou_scores[0])
         return torch.cat(masks), torch.cat(scores)
 
-    def _no_masks(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """SAM's answer to no prompt: mask logits and scores of no rows."""
+    def _no_masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What SAM would answer to no prompt: mask logits and predicted IoU of no rows."""
         num_masks = self.config.sam_config.mask_decoder_config.num_multimask_outputs
         num_masks = num_masks if self.config.multimask_output else 1
         side = 4 * self.config.sam_config.prompt_encoder_config.image_embedding_size
-        return like.new_zeros(0, num_masks, side, side), like.new_zeros(0, num_masks)
+        masks = torch.zeros(0, num_masks, side, side, dtype=self.sam.dtype, device=device)
+        return masks, masks[:, :, 0, 0]
 
-    def _find_regions(self, rough_anomaly_map: Tensor) -> list[list[Region]]:
-        """The regions of each image's rough map."""
-        return [
-            find_regions(
-                rough,
-                self.config.binarize_threshold,
-                min_region_fraction=self.config.min_region_fraction,
-                max_regions=self.config.max_regions,
-            )
-            for rough in rough_anomaly_map.detach().cpu().numpy()
-        ]
+    def _encode_prompted(
+        self, prompted: list[int], sam_pixel_values: Tensor | None, image_embeddings: Tensor | None
+    ) -> dict[int, Tensor]:
+        """SAM's embeddings (1, output_channels, height, width) of the images that have something to refine."""
+        if image_embeddings is not None and sam_pixel_values is None:
+            chosen = image_embeddings[prompted]
+        elif sam_pixel_values is not None and image_embeddings is None:
+            chosen = self.get_image_embeddings(sam_pixel_values[prompted]) if prompted else sam_pixel_values[:0]
+        else:
+            raise ValueError("Give either `sam_pixel_values` or `image_embeddings`, not both.")
+        return {index: chosen[[place]] for place, index in enumerate(prompted)}
 
     @torch.no_grad()
     def _refine(
@@ -433,23 +432,16 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         """MMR: regions -> prompts -> SAM -> fused masks. The maps S and, per image, SAM's prompts and answers."""
         if reshaped_input_sizes is None:
             raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
-        config = self.config
-        regions = self._find_regions(rough_anomaly_map)
-
-        # Encode only the images that have something to refine
-        if sam_pixel_values is not None and image_embeddings is None:
-            prompted = [index for index, found in enumerate(regions) if found]
-            encoded = self.get_image_embeddings(sam_pixel_values[prompted]) if prompted else rough_anomaly_map[:0]
-            per_image = dict(zip(prompted, encoded.split(1), strict=True))
-        elif image_embeddings is not None and sam_pixel_values is None:
-            per_image = dict(enumerate(image_embeddings.split(1)))
-        else:
-            raise ValueError("Give either `sam_pixel_values` or `image_embeddings`, not both.")
+        config, device = self.config, rough_anomaly_map.device
+        rough_maps = rough_anomaly_map.detach().cpu().numpy()
+        limits = {"min_region_fraction": config.min_region_fraction, "max_regions": config.max_regions}
+        regions = [find_regions(rough, config.binarize_threshold, **limits) for rough in rough_maps]
+        prompted = [index for index, found in enumerate(regions) if found]
+        embeddings = self._encode_prompted(prompted, sam_pixel_values, image_embeddings)
 
         # Images differ in their number of prompts, so SAM's decoder sees them one by one
         mask_maps, answers = [], []
-        for index, found in enumerate(regions):
-            rough = rough_anomaly_map[index]
+        for index, (rough, found) in enumerate(zip(rough_maps, regions, strict=True)):
             size = reshaped_input_sizes[index].tolist()
             prompts = build_prompts(
                 found,
@@ -458,26 +450,20 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
                 prompt_type=config.prompt_type,
                 num_points=config.num_points,
                 seed=config.point_seed,
-                device=rough.device,
+                device=device,
             )
-            masks, scores = self._predict_masks(per_image.get(index, rough), prompts, len(found))
-            mask_map = fuse_masks(
-                masks,
-                scores,
-                size,
-                config.sam_config.vision_config.image_size,
-                rough.shape,
-                mask_fusion=config.mask_fusion,
-                merge=config.merge,
-            )
-            mask_maps.append(mask_map.to(rough.device))
+            if found:
+                masks, scores = self._predict_masks(embeddings[index], prompts, len(found))
+            else:
+                masks, scores = self._no_masks(device)
+            sam_size = config.sam_config.vision_config.image_size
+            options = {"mask_fusion": config.mask_fusion, "merge": config.merge}
+            mask_map = fuse_masks(masks, scores, size, sam_size, rough.shape, **options)
+            mask_maps.append(mask_map.to(device))
             answers.append((masks, scores, prompts.input_boxes, prompts.input_points))
         names = ("pred_masks", "iou_scores", "input_boxes", "input_points")
-        fields = {
-            name: None if values[0] is None else values
-            for name, values in zip(names, zip(*answers, strict=True), strict=True)
-        }
-        return torch.stack(mask_maps), fields
+        columns = zip(names, zip(*answers, strict=True), strict=True)
+        return torch.stack(mask_maps), {name: None if values[0] is None else values for name, values in columns}
 
     def _score(self, anomaly_map: Tensor, vision_outputs: Any, text_embeds: Tensor) -> Tensor:
         """The image's score by `config.image_score`: (batch_size,) in [0, 1]."""
