@@ -16,6 +16,7 @@ import torch
 
 from synthetic import SyntheticImages
 from tiny_clip import ClipSettings, train_clip
+from tiny_sam import SamSettings, train_sam
 from tiny_text import build_tokenizer
 
 SEED = 0
@@ -34,6 +35,8 @@ def main() -> None:
     images = SyntheticImages(seed=SEED)
     if arguments.stage in ("clip", "all"):
         train_clip(ClipSettings(), build_tokenizer(), images, arguments.output_dir)
+    if arguments.stage in ("sam", "all"):
+        train_sam(SamSettings(), images, arguments.output_dir)
 
 
 if __name__ == "__main__":
