@@ -33,7 +33,7 @@ class SamSettings:
     window_size: int = 8
     global_layers: tuple[int, ...] = (2,)
     output_channels: int = 64
-    schedule: tuple[tuple[int, int, int], ...] = ((1900, 128, 16), (2150, 256, 6))
+    schedule: tuple[tuple[int, int, int], ...] = ((1750, 128, 16), (1900, 256, 6))
     peak_learning_rate: float = 1.0e-3
     warmup: int = 200
     prompts_per_image: int = 3
