@@ -1,0 +1,415 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The task `"zero-shot-anomaly-segmentation"`: a photograph and the name of what it shows in, the defects out."""
+
+import json
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+from transformers import Pipeline, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+
+from .image_loading import load_rgb
+from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
+
+
+TASK = "zero-shot-anomaly-segmentation"
+
+CALL_PARAMETERS = ("batch_size", "class_name", "num_workers", "on_error", "refine", "threshold", "timeout")
+
+
+@dataclass(frozen=True)
+class _Photograph:
+    """What travels beside the tensors: (height, width), the class name, or why there is nothing to predict."""
+
+    size: tuple[int, int]
+    class_name: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """One image's part of the model's output, on the CPU; the tensors are missing if the photograph was."""
+
+    photograph: _Photograph
+    anomaly_map: torch.Tensor | None = None
+    pred_score: torch.Tensor | None = None
+
+
+class ZeroShotAnomalySegmentationPipeline(Pipeline):
+    """Finds what is damaged in photographs of any object, without having seen one before.
+
+    `pipeline("zero-shot-anomaly-segmentation", model=...)` makes one. Text embeddings are kept per class name until
+    words, weights, dtype or device change. One pipeline may be called from several threads.
+
+    Example:
+        >>> from transformers import pipeline
+        >>> finder = pipeline("zero-shot-anomaly-segmentation", model=folder)
+        >>> result = finder(photograph, class_name="candle")
+        >>> sorted(result)
+        ['anomaly_map', 'is_anomalous', 'label', 'mask', 'regions', 'score']
+        >>> result["anomaly_map"].shape == (photograph.height, photograph.width)
+        True
+    """
+
+    _load_processor: Any = True
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
+
+    model: Any
+    processor: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # `pipeline()` reads this one and hands it on
+        kwargs.pop("local_files_only", None)
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError(f"{type(self).__name__} needs `processor`, a ClipSamProcessor, beside the model.")
+        self.model.eval()
+        self._text_cache = _TextEmbeddingCache()
+
+    def __call__(self, images: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Marks the anomalous pixels of one photograph or of many.
+
+        Args:
+            images: One photograph: a path, an http(s) URL, bytes, an open file, a PIL image, an array or a tensor,
+                see `load_rgb`; or a dictionary `{"image": ..., "class_name": ...}`, the name being optional. Or many:
+                a list or tuple of these gives a list; a generator, `KeyDataset`, torch `Dataset` or
+                `datasets.Dataset` (columns `image` and, if there is one, `class_name`) gives an iterator that reads
+                and predicts as it goes.
+            class_name (`str` or `Sequence[str]`, *optional*, defaults to `"object"`): What the photographs show, for
+                all of them or one name for each. A dictionary's own name goes before the common one.
+            threshold (`float`, *optional*): In [0, 1]; pixels above it make the mask. By default the configuration's
+                `mask_threshold` where that one was calibrated (`calibrated_refine`), else its `binarize_threshold`.
+            refine (`bool`, defaults to `True`): Whether SAM refines CLIP's rough map.
+            batch_size (`int`, defaults to 1): Photographs per forward pass, whatever their sizes.
+            timeout (`float`, *optional*): Seconds to wait for a URL's server; by default for ever.
+            on_error (`"raise"` or `"skip"`, defaults to `"raise"`): With `"skip"`, a photograph that cannot be read
+                gives a row whose `"error"` says why, `"regions"` is empty and all else is None; the others go on.
+            num_workers (`int`, defaults to 0): Processes that read photographs of a list or a data set.
+
+        Returns:
+            Per photograph a `dict`:
+            `"score"` (`float`), the image's anomaly score in [0, 1];
+            `"label"` (`"anomalous"`, `"normal"` or None) and `"is_anomalous"` (`bool` or None), whether the score is
+            above the configuration's `decision_threshold`; None without one, or with another `refine` than it holds
+            for;
+            `"anomaly_map"` (`np.ndarray`, float32 of shape (height, width)), in [0, 1], at the size of the photograph
+            as it is displayed;
+            `"mask"` (`PIL.Image.Image` of mode "L"), 255 where the map is above the threshold, else 0;
+            `"regions"` (`list[dict]`), the parts of the mask by falling score, `{"box": {"xmin", "ymin", "xmax",
+            "ymax"}, "score": float, "area": int}`: pixel edges (`xmax` and `ymax` are exclusive), mean of the map
+            inside, number of pixels.
+
+        Raises:
+            TypeError: If a keyword is unknown, or an argument of the wrong type.
+            ValueError: If an argument is out of range, numbers of images and names differ, or the head is untrained.
+            ImageReadError, OSError: If a photograph cannot be read and `on_error="raise"`.
+        """
+        raise_if_unknown(kwargs, CALL_PARAMETERS, f"The pipeline {TASK!r}")
+        if not self.model.head_is_trained:
+            raise ValueError(
+                "The UMCI head of this model has random weights, so its answer would be noise: load a trained"
+                " checkpoint, train the head, or take `localizer='similarity'`, which needs no training."
+            )
+        class_names = None
+        if isinstance(kwargs.get("class_name"), (list, tuple)):
+            class_names = list(kwargs.pop("class_name"))
+        items = _to_items(images, class_names)
+        return [] if items == [] else super().__call__(items, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The hooks by which the library collects hidden states cannot be pickled, so the model goes as its parts
+        model = self.model
+        parts = (type(model), model.config, model.state_dict(), model.dtype, model.head_is_trained)
+        return {**self.__dict__, "model": parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        model_class, config, state_dict, dtype, head_is_trained = state["model"]
+        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
+        model._head_is_loaded = head_is_trained
+        self.__dict__.update(state, model=model.to(state["device"]))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, save_code: bool = True, **kwargs: Any
+    ) -> None:
+        """Saves model and processor, and beside them the code that machines without this package need.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder; it is made if there is none.
+            save_code (`bool`, defaults to `True`): Whether the folder gets the modules too, so that
+                `pipeline(task, model=folder, trust_remote_code=True)` and the Auto classes work without the package.
+                With the package installed, its own code is used and no trust is asked for.
+            kwargs: For the model's `save_pretrained`, for example `max_shard_size`.
+
+        Raises:
+            NotADirectoryError: If `save_directory` is a file.
+        """
+        if os.path.isfile(save_directory):
+            raise NotADirectoryError(f"A pipeline is saved to a folder, got the file {os.fspath(save_directory)!r}.")
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if save_code:
+            self._save_code(Path(save_directory))
+
+    def _save_code(self, folder: Path) -> None:
+        """Copies the modules, which import only each other, flat into the folder, which says where to find what."""
+        for part in (self, self.model, self.processor):
+            custom_object_save(part, folder)
+        processor_map = {"AutoProcessor": _class_reference(self.processor)}
+        auto_map = {
+            "AutoConfig": _class_reference(self.model.config),
+            "AutoModel": _class_reference(self.model),
+            **processor_map,
+        }
+        implementation = {"impl": _class_reference(self), "pt": ["AutoModel"], "type": "multimodal"}
+        _update_json(folder / CONFIG_NAME, {"auto_map": auto_map, "custom_pipelines": {TASK: implementation}})
+        _update_json(folder / PROCESSOR_NAME, {"auto_map": processor_map})
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Checks what was given and hands it to the steps; what was not given keeps the steps' defaults."""
+        raise_if_unknown(parameters, CALL_PARAMETERS, f"The pipeline {TASK!r}")
+        if "class_name" in parameters:
+            check_class_name(parameters["class_name"])
+        if parameters.get("threshold") is not None:
+            check_threshold(parameters["threshold"])
+        if not isinstance(parameters.get("refine", True), bool):
+            raise TypeError(f"`refine` must be True or False, got {parameters['refine']!r}.")
+        if parameters.get("on_error", "raise") not in ("raise", "skip"):
+            raise ValueError(f"`on_error` must be 'raise' or 'skip', got {parameters['on_error']!r}.")
+        timeout = parameters.get("timeout")
+        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+            raise ValueError(f"`timeout` must be a positive number of seconds or None, got {timeout!r}.")
+
+        def chosen(*names: str) -> dict[str, Any]:
+            return {name: parameters[name] for name in names if name in parameters}
+
+        return chosen("class_name", "on_error", "refine", "timeout"), {}, chosen("refine", "threshold")
+
+    def preprocess(  # type: ignore[override]
+        self,
+        input_: Any,
+        class_name: str = "object",
+        refine: bool = True,
+        timeout: float | None = None,
+        on_error: str = "raise",
+    ) -> dict[str, Any]:
+        """Reads one photograph and makes the pixels of CLIP and, if SAM is to refine, of SAM."""
+        try:
+            item = input_() if callable(input_) else input_
+            name = check_class_name(item.get("class_name", class_name))
+            image = load_rgb(item["image"], timeout=timeout)
+            features = self.processor(images=image, return_sam_inputs=refine, return_tensors="pt")
+            photograph = _Photograph((image.height, image.width), name)
+        except (OSError, TypeError, ValueError) as error:
+            if on_error == "raise":
+                raise
+            # A blank keeps the batch in shape; the model never sees it
+            blank = Image.new("RGB", (1, 1))
+            features = self.processor(images=blank, return_sam_inputs=refine, return_tensors="pt")
+            photograph = _Photograph((1, 1), class_name, error=f"{type(error).__name__}: {error}")
+        features.pop("original_sizes")
+        return {**features, "photograph": photograph}
+
+    def _forward(self, input_tensors: dict[str, Any]) -> dict[str, list[_Prediction]]:  # type: ignore[override]
+        """Runs the model on the photographs of a batch that could be read."""
+        tensors = dict(input_tensors)
+        photographs = _as_list(tensors.pop("photograph"))
+        readable = [index for index, photograph in enumerate(photographs) if photograph.error is None]
+        predictions = [_Prediction(photograph) for photograph in photographs]
+        if readable:
+            text_embeds = torch.cat([self._get_text_embeddings(photographs[index].class_name) for index in readable])
+            outputs = self.model(
+                **{name: tensor[readable] for name, tensor in tensors.items()}, text_embeds=text_embeds
+            )
+            for index, anomaly_map, pred_score in zip(
+                readable, outputs.anomaly_map.cpu(), outputs.pred_score.cpu(), strict=True
+            ):
+                predictions[index] = _Prediction(photographs[index], anomaly_map, pred_score)
+        return {"predictions": predictions}
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Any, threshold: float | None = None, refine: bool = True
+    ) -> dict[str, Any]:
+        """Brings one map to its photograph's size and reads score, verdict, mask and regions from it."""
+        (prediction,) = _as_list(model_outputs["predictions"])
+        if prediction.photograph.error is not None:
+            row = dict.fromkeys(("score", "label", "is_anomalous", "anomaly_map", "mask"))
+            return {**row, "regions": [], "error": prediction.photograph.error}
+
+        # Thresholds are calibrated on the maps of one `refine` mode and say nothing about those of the other
+        config = self.model.config
+        is_calibrated = refine == config.calibrated_refine
+        if threshold is None:
+            threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
+        decision_threshold = config.decision_threshold if is_calibrated else None
+
+        (result,) = self.processor.post_process_anomaly_segmentation(
+            SimpleNamespace(anomaly_map=prediction.anomaly_map[None], pred_score=prediction.pred_score[None]),
+            target_sizes=[prediction.photograph.size],
+            threshold=threshold,
+        )
+        is_anomalous = None if decision_threshold is None else result["score"] > decision_threshold
+        return {
+            "score": result["score"],
+            "label": None if is_anomalous is None else ("anomalous" if is_anomalous else "normal"),
+            "is_anomalous": is_anomalous,
+            "anomaly_map": result["anomaly_map"].numpy(),
+            "mask": Image.fromarray(result["mask"].numpy().astype(np.uint8) * np.uint8(255)),
+            "regions": result["regions"],
+        }
+
+    def _get_text_embeddings(self, class_name: str) -> torch.Tensor:
+        """The two text embeddings of a class name: (1, 2, projection_dim)."""
+        processor, clip = self.processor, self.model.clip
+        words = (processor.normal_states, processor.abnormal_states, processor.prompt_templates)
+        text_tower = (*clip.text_model.parameters(), *clip.text_projection.parameters())
+        # A write in place counts the version up, a move to another device or dtype changes the address. Only a write
+        # through `.data` goes unseen.
+        weights = tuple((weight.data_ptr(), _version_of(weight), weight.dtype, weight.device) for weight in text_tower)
+
+        def encode() -> torch.Tensor:
+            inputs = processor(text=class_name, return_tensors="pt").to(self.device)
+            embeddings: torch.Tensor = self.model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
+            return embeddings
+
+        key = (class_name, tuple(map(tuple, words)), weights, self.device)
+        return self._text_cache.get(self.model, key, encode)
+
+
+class _TextEmbeddingCache:
+    """The most recently used text embeddings of one model, computed once even if several threads ask."""
+
+    def __init__(self, max_entries: int = 256) -> None:
+        self.max_entries = max_entries
+        self._entries: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+        self._model: Callable[[], PreTrainedModel | None] = lambda: None
+        # It also keeps two threads out of the tokenizer, which lends itself to one at a time
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["_TextEmbeddingCache"], tuple[int]]:
+        return type(self), (self.max_entries,)  # a copy, in another process perhaps, starts empty
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, model: PreTrainedModel, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Returns the entry, made by `compute` if it is not there."""
+        with self._lock:
+            if self._model() is not model:
+                # Addresses in the keys may come back for the weights of another model
+                self._entries.clear()
+                self._model = weakref.ref(model)
+            if key not in self._entries:
+                self._entries[key] = compute()
+                if len(self._entries) > self.max_entries:
+                    self._entries.popitem(last=False)
+            self._entries.move_to_end(key)
+            return self._entries[key]
+
+
+class _Rows(Dataset):
+    """A data set as the pipeline's input; a row is read later, where an error can be told from a mistake."""
+
+    def __init__(self, rows: Any, class_names: Sequence[str] | None) -> None:
+        self.rows, self.class_names = rows, class_names
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Callable[[], dict[str, Any]]:
+        class_name = None if self.class_names is None else self.class_names[index]
+        return partial(_read_row, self.rows, index, class_name)
+
+
+def _read_row(rows: Any, index: int, class_name: str | None) -> dict[str, Any]:
+    return _to_item(rows[index], class_name, is_row=True)
+
+
+def _to_items(images: Any, class_names: Sequence[str] | None) -> Any:
+    """Turns the caller's images into what `Pipeline` tells apart: one item, a list, a data set, or a generator."""
+    is_dataset = isinstance(images, Dataset) or type(images).__module__.partition(".")[0] == "datasets"
+    is_sized = isinstance(images, (list, tuple)) or (
+        is_dataset and hasattr(images, "__len__") and not isinstance(images, IterableDataset)
+    )
+    if class_names is not None and is_sized and len(class_names) != len(images):
+        raise ValueError(f"`class_name` has {len(class_names)} names for {len(images)} images.")
+
+    if isinstance(images, (list, tuple)):
+        names = [None] * len(images) if class_names is None else class_names
+        return [_to_item(image, name) for image, name in zip(images, names, strict=True)]
+    if is_dataset and is_sized and not isinstance(images, Mapping):
+        return _Rows(images, class_names) if len(images) else []
+    if is_dataset and not is_sized or (isinstance(images, Iterator) and not hasattr(images, "read")):
+        return _stream(images, class_names, is_row=is_dataset)
+    if class_names is not None:
+        raise ValueError(f"`class_name` has {len(class_names)} names for one image; give a str, or a list of images.")
+    return _to_item(images)
+
+
+def _stream(images: Iterable[Any], class_names: Sequence[str] | None, is_row: bool) -> Iterator[dict[str, Any]]:
+    """Pairs images of an unknown number with their names."""
+    if class_names is None:
+        yield from (_to_item(image, is_row=is_row) for image in images)
+        return
+    count = -1
+    for count, image in enumerate(images):
+        if count >= len(class_names):
+            raise ValueError(f"`class_name` has {len(class_names)} names, but there are more images.")
+        yield _to_item(image, class_names[count], is_row=is_row)
+    if count + 1 < len(class_names):
+        raise ValueError(f"`class_name` has {len(class_names)} names for {count + 1} images.")
+
+
+def _to_item(image: Any, class_name: str | None = None, *, is_row: bool = False) -> dict[str, Any]:
+    """Makes `{"image": ..., "class_name": ...}`; a row of a data set may have other columns."""
+    if isinstance(image, Mapping):
+        if not is_row:
+            raise_if_unknown(image, ("class_name", "image"), "The dictionary of an image")
+        if "image" not in image:
+            raise ValueError(f"An image's dictionary or row needs the key 'image', got {sorted(map(str, image))}.")
+        item = {key: image[key] for key in ("image", "class_name") if key in image}
+    else:
+        item = {"image": image}
+    if class_name is not None:
+        if "class_name" in item:
+            raise ValueError(f"Two class names for one image: {item['class_name']!r} and {class_name!r}.")
+        item["class_name"] = class_name
+    return item
+
+
+def _as_list(value: Any) -> list[Any]:
+    """The library hands on one value bare and a batch as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def _version_of(weight: torch.Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
+
+
+def _class_reference(instance: object) -> str:
+    """Names a class as remote code finds it: the last part of its module, and its name."""
+    return f"{type(instance).__module__.rpartition('.')[-1]}.{type(instance).__name__}"
+
+
+def _update_json(path: Path, entries: Mapping[str, Any]) -> None:
+    content = {**json.loads(path.read_text(encoding="utf-8")), **entries}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+__all__ = ["ZeroShotAnomalySegmentationPipeline"]
