@@ -434,7 +434,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
         config, device = self.config, rough_anomaly_map.device
         rough_maps = rough_anomaly_map.detach().cpu().numpy()
-        limits = {"min_region_fraction": config.min_region_fraction, "max_regions": config.max_regions}
+        limits: dict[str, Any] = {"min_region_fraction": config.min_region_fraction, "max_regions": config.max_regions}
         regions = [find_regions(rough, config.binarize_threshold, **limits) for rough in rough_maps]
         prompted = [index for index, found in enumerate(regions) if found]
         embeddings = self._encode_prompted(prompted, sam_pixel_values, image_embeddings)
