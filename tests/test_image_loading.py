@@ -280,10 +280,10 @@ def png_header(width: int, height: int) -> bytes:
 def test_a_decompression_bomb_costs_neither_time_nor_memory(side):
     load_rgb(PNG)  # Pillow's plugins are imported
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock's: other processes may hold the machine
     with pytest.raises(ImageReadError, match="max_pixels"):
         load_rgb(png_header(side, side))
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 0.1
     assert peak < 50e6
@@ -395,18 +395,19 @@ def no_proxy(monkeypatch):
 
 @pytest.mark.parametrize("page", ["photo.png", "moved"])
 def test_a_url_is_read(server, page):
-    np.testing.assert_array_equal(pixels(load_rgb(f"{server}/{page}", timeout=10)), PIXELS)
+    np.testing.assert_array_equal(pixels(load_rgb(f"{server}/{page}", timeout=30)), PIXELS)
 
 
 @pytest.mark.parametrize(
-    ("page", "reason"), [("absent", "404"), ("to-a-file", "file:"), ("to-ftp", "ftp"), ("slow", "timed out")]
+    ("page", "timeout", "reason"),
+    [("absent", 30, "404"), ("to-a-file", 30, "file:"), ("to-ftp", 30, "ftp"), ("slow", 0.1, "timed out")],
 )
-def test_a_failed_download_is_named(server, page, reason):
+def test_a_failed_download_is_named(server, page, timeout, reason):
     with pytest.raises(ImageReadError, match=f"Cannot fetch '{server}/{page}'.*{reason}"):
-        load_rgb(f"{server}/{page}", timeout=0.1)
+        load_rgb(f"{server}/{page}", timeout=timeout)
 
 
 def test_a_download_is_cut_at_the_size_limit(server, monkeypatch):
     monkeypatch.setattr(image_loading, "MAX_DOWNLOAD_BYTES", len(PNG) - 1)
     with pytest.raises(ImageReadError, match="larger than"):
-        load_rgb(f"{server}/photo.png", timeout=10)
+        load_rgb(f"{server}/photo.png", timeout=30)
