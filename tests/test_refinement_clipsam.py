@@ -168,6 +168,11 @@ class TestFindRegions:
         values[100 : 100 + side, 200 : 200 + side] = 1.0  # 16 pixels are the limit at 518
         assert len(find_regions(values, 0.5)) == kept
 
+    def test_a_region_of_exactly_the_smallest_size_is_kept_whatever_the_rounding(self) -> None:
+        values = np.zeros((27, 27))
+        values[4, 4:7] = 1.0  # 3 / 27**2 * 27**2 is 3.0000000000000004
+        assert len(find_regions(values, 0.5, min_region_fraction=3 / 27**2)) == 1
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
     def test_tensors_of_any_precision(self, dtype: torch.dtype) -> None:
         values = torch.from_numpy(MAP).to(dtype).requires_grad_()
