@@ -199,6 +199,10 @@ class ClipSamConfig(PreTrainedConfig):
             output["custom_pipelines"] = hub_pipelines
         return output
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """CLIP's text configuration: `resize_token_embeddings` of the library keeps the vocabulary's size there."""
+        return self.clip_config.text_config
+
     @property
     def token_grid_size(self) -> int:
         """Side of CLIP's token grid at `image_size`."""
