@@ -350,4 +350,4 @@ def _lowest_score_of(keys: NDArray[Any]) -> NDArray[np.float32]:
     bound = 1.0 - distance.astype(np.float64)
     rounded = bound.astype(np.float32)
     above = np.where(rounded > bound, rounded, np.nextafter(rounded, np.float32(2.0)))
-    return np.where(keys <= _HALF_KEY, below, above)
+    return np.where(keys <= _HALF_KEY, below, np.minimum(above, np.float32(1.0)))  # the last key holds 1 alone
