@@ -3,23 +3,49 @@
 """ClipSAM, zero-shot anomaly segmentation with CLIP and SAM, as a Hugging Face model.
 
 Importing the package registers the configuration, model and processor with transformers' Auto classes and the task
-`"zero-shot-anomaly-segmentation"` with `transformers.pipeline`.
+`"zero-shot-anomaly-segmentation"` with `transformers.pipeline`, whose default model is the embedded `clipsam-tiny`.
 """
 
-from transformers import AutoConfig, AutoModel
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_clipsam import ClipSamConfig
+from .image_loading import ImageReadError
+from .metrics import AnomalyMetrics
 from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, ClipSamPreTrainedModel
+from .pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
+from .processing_clipsam import ClipSamProcessor
+from .visualization import overlay
 
 
 __version__ = "0.1.0"
 
+EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "clipsam-tiny"
+"""Folder of the small checkpoint that ships with the package."""
+
 AutoConfig.register("clipsam", ClipSamConfig, exist_ok=True)
 AutoModel.register(ClipSamConfig, ClipSamForAnomalySegmentation, exist_ok=True)
+AutoProcessor.register(ClipSamConfig, ClipSamProcessor, exist_ok=True)
+if TASK not in PIPELINE_REGISTRY.supported_tasks:  # the registry warns of a second registration
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=ZeroShotAnomalySegmentationPipeline,
+        pt_model=AutoModel,
+        default={"model": (str(EMBEDDED_CHECKPOINT), "main")},
+        type="multimodal",
+    )
 
 __all__ = [
+    "EMBEDDED_CHECKPOINT",
+    "AnomalyMetrics",
     "ClipSamConfig",
     "ClipSamForAnomalySegmentation",
     "ClipSamOutput",
     "ClipSamPreTrainedModel",
+    "ClipSamProcessor",
+    "ImageReadError",
+    "ZeroShotAnomalySegmentationPipeline",
+    "overlay",
 ]
