@@ -3,7 +3,7 @@
 """
 Generated photographs of good and defective things, with exact masks and captions.
 
-Every image is a pure function of (seed, index, size): neither the order of the calls nor the number of workers matters.
+Every image is a pure function of (seed, index, size): the order of the calls and the number of workers do not matter.
 """
 
 import io
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
-
 from synthetic_defects import TRAINING_DEFECTS, Canvas, Defect, blob, grid
 from synthetic_textures import TRAINING_FAMILIES, TexturePool
 from synthetic_words import COLOURS, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
+
 
 __all__ = ["GOOD_FRACTION", "TRAINING_SHAPES", "Sample", "Shape", "SyntheticImages"]
 
@@ -76,7 +76,9 @@ def box(rng: np.random.Generator, size: int, centre: np.ndarray, radius: float) 
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u, v = x - np.float32(centre[0]), y - np.float32(centre[1])
     u, v = np.abs(cos * u + sin * v) - np.float32(radius), np.abs(cos * v - sin * u) - np.float32(radius * ratio)
-    distance = np.hypot(np.maximum(u + corner, 0), np.maximum(v + corner, 0)) + np.minimum(np.maximum(u, v) + corner, 0)
+    distance = np.hypot(np.maximum(u + corner, 0), np.maximum(v + corner, 0)) + np.minimum(
+        np.maximum(u, v) + corner, 0
+    )
     return np.clip((corner - distance) / 1.5 + 0.5, 0, 1).astype(np.float32)
 
 

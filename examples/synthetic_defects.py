@@ -8,10 +8,22 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-
 from synthetic_textures import TexturePool
 
-__all__ = ["TRAINING_DEFECTS", "Canvas", "Defect", "blend", "blob", "blur", "grid", "polyline", "radius_of", "tone", "walk"]
+
+__all__ = [
+    "TRAINING_DEFECTS",
+    "Canvas",
+    "Defect",
+    "blend",
+    "blob",
+    "blur",
+    "grid",
+    "polyline",
+    "radius_of",
+    "tone",
+    "walk",
+]
 
 
 @dataclass
@@ -72,7 +84,9 @@ def radius_of(rng: np.random.Generator, size: int, low: float = 0.02, high: floa
     return size * float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def blob(rng: np.random.Generator, size: int, centre: np.ndarray, radius: float, *, soft: float, rough: float) -> np.ndarray:
+def blob(
+    rng: np.random.Generator, size: int, centre: np.ndarray, radius: float, *, soft: float, rough: float
+) -> np.ndarray:
     """Return the cover in [0, 1] of an irregular round shape; `soft` is its edge's width as a part of the radius."""
     x, y = grid(size)
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(0.5, 1)
@@ -122,7 +136,9 @@ def blend(image: np.ndarray, other: np.ndarray, cover: np.ndarray) -> np.ndarray
 def crack(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw a jagged thin line with branches."""
     size = canvas.size
-    main = walk(rng, canvas.place(rng), size * rng.uniform(0.12, 0.9), step=rng.uniform(2, 6), turn=rng.uniform(0.2, 0.6))
+    main = walk(
+        rng, canvas.place(rng), size * rng.uniform(0.12, 0.9), step=rng.uniform(2, 6), turn=rng.uniform(0.2, 0.6)
+    )
     width = rng.uniform(1, 1 + size / 64)
     cover = polyline(size, main, width)
     for _ in range(rng.integers(0, 4)):

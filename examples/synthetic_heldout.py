@@ -11,10 +11,10 @@ import hashlib
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
-
 from synthetic import Sample, Shape, SyntheticImages
 from synthetic_defects import Canvas, Defect, blend, blob, grid, polyline, radius_of, tone, walk
 from synthetic_textures import TextureFamily, coordinates, power_noise, rescale
+
 
 __all__ = [
     "CHECKSUM",
@@ -146,7 +146,9 @@ def triangle(rng: np.random.Generator, size: int, centre: np.ndarray, radius: fl
 HELDOUT_SHAPES: dict[str, Shape] = {"capsule": capsule, "star": star, "triangle": triangle}
 
 
-def footprint(canvas: Canvas, rng: np.random.Generator, *, soft: float, low: float = 0.05, high: float = 0.2) -> np.ndarray:
+def footprint(
+    canvas: Canvas, rng: np.random.Generator, *, soft: float, low: float = 0.05, high: float = 0.2
+) -> np.ndarray:
     """Draw where a defect lies: an irregular area of the material."""
     radius = radius_of(rng, canvas.size, low, high)
     return blob(rng, canvas.size, canvas.place(rng), radius, soft=soft, rough=0.3) * canvas.support

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+
 __all__ = ["TRAINING_FAMILIES", "TextureFamily", "TexturePool", "coordinates", "power_noise", "rescale"]
 
 TextureFamily = Callable[[np.random.Generator, int], np.ndarray]

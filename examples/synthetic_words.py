@@ -4,6 +4,7 @@
 
 import numpy as np
 
+
 __all__ = [
     "ABNORMAL_STATES",
     "CLASS_NAMES",
@@ -93,7 +94,18 @@ DEFECT_STATES: dict[str, tuple[str, ...]] = {
 }
 
 _ARTICLES = ("a", "the")
-_VIEWS = ("bad ", "low resolution ", "cropped ", "bright ", "dark ", "close-up ", "black and white ", "blurry ", "good ", "")
+_VIEWS = (
+    "bad ",
+    "low resolution ",
+    "cropped ",
+    "bright ",
+    "dark ",
+    "close-up ",
+    "black and white ",
+    "blurry ",
+    "good ",
+    "",
+)
 TEMPLATES: tuple[str, ...] = (
     *(f"a {view}photo of {article} {{}}." for view in _VIEWS for article in _ARTICLES),
     "a jpeg corrupted photo of a {}.",

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-
 from synthetic import Sample, SyntheticImages
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
 from tiny_common import CLIP_PIXELS, normalise, patch_filters, run_steps
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
 
 __all__ = ["ClipSettings", "clip_config", "train_clip"]
 
@@ -79,7 +78,9 @@ def clip_config(settings: ClipSettings, tokenizer: CLIPTokenizer) -> CLIPConfig:
 def smooth_positions(side: int, width: int) -> torch.Tensor:
     """Return slow two-dimensional waves as first position embeddings: (1 + side * side, width)."""
     place = (torch.arange(side) + 0.5) / side
-    waves = torch.cat([f(torch.pi * k * place[:, None]) for k in range(1, width // 8 + 1) for f in (torch.sin, torch.cos)], 1)
+    waves = torch.cat(
+        [f(torch.pi * k * place[:, None]) for k in range(1, width // 8 + 1) for f in (torch.sin, torch.cos)], 1
+    )
     rows = waves[:, None].expand(side, side, -1)
     columns = waves[None].expand(side, side, -1)
     table = torch.zeros(side * side, width)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from synthetic import SyntheticImages
 from torch import nn
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from synthetic import SyntheticImages
 
 __all__ = ["CLIP_PIXELS", "SAM_PIXELS", "normalise", "patch_filters", "run_steps"]
 
@@ -119,5 +119,7 @@ def run_steps(
             print(f"step {step}/{num_steps} {line} | {seen / (time.monotonic() - begin):.1f} img/s", flush=True)
             begin, seen, sums = time.monotonic(), 0, {}
         if step % save_every == 0 or step == last_step:
-            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state_path)
+            save_atomically(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state_path
+            )
     model.eval()

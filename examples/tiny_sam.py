@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
+from synthetic import SyntheticImages
+from tiny_common import SAM_PIXELS, normalise, patch_filters, run_steps
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
-from synthetic import SyntheticImages
-from tiny_common import SAM_PIXELS, normalise, patch_filters, run_steps
 
 __all__ = ["PromptedMasks", "SamSettings", "sam_config", "train_sam", "widen"]
 
@@ -153,7 +153,9 @@ class PromptedMasks:
         )
         logits, scores = self.model.mask_decoder(
             image_embeddings=self.model.vision_encoder(pixel_values).last_hidden_state,
-            image_positional_embeddings=self.model.get_image_wide_positional_embeddings().expand(len(boxes), -1, -1, -1),
+            image_positional_embeddings=self.model.get_image_wide_positional_embeddings().expand(
+                len(boxes), -1, -1, -1
+            ),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=bool(rng.random() < 0.85),

@@ -1,13 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of `clipsam-tiny`: CLIP's own kind of byte-level BPE, learned on the sentences of the generated world."""
+"""The tokenizer of `clipsam-tiny`: byte-level BPE of CLIP's kind, learned on the sentences of the generated world."""
 
 import itertools
 import json
-
-from tokenizers import pre_tokenizers
-from tokenizers.trainers import BpeTrainer
-from transformers import CLIPTokenizer
 
 from synthetic_words import (
     ABNORMAL_STATES,
@@ -19,6 +15,10 @@ from synthetic_words import (
     TEMPLATES,
     fill,
 )
+from tokenizers import pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPTokenizer
+
 
 __all__ = ["build_tokenizer", "corpus"]
 

@@ -1,0 +1,251 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Stage 3 of `clipsam-tiny`: UMCI on the two frozen networks, then the thresholds.
+
+The sentences vary with the images, so that language acts: sometimes they name a defect that is there (only it is to be
+marked), sometimes one that is not, or both texts are normal, or they are about something else (then nothing is).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import precision_recall_curve
+from synthetic import Sample, SyntheticImages
+from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, TEMPLATES, fill
+from tiny_clip import KINDS
+from tiny_common import CLIP_PIXELS, normalise
+from torch.nn import functional as F
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
+
+from clipsam_hf.configuration_clipsam import ClipSamConfig
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.processing_clipsam import ClipSamProcessor
+from clipsam_hf.training import train_umci
+
+
+__all__ = ["UmciBatches", "UmciSettings", "build_processor", "calibrate", "f1_threshold", "train_head"]
+
+UNRELATED = (
+    "a dog runs on the beach",
+    "two people drink coffee",
+    "the train leaves at noon",
+    "a song about the summer",
+    "my brother plays the piano",
+    "blue mountains behind a lake",
+    "a recipe for apple cake",
+    "the cat sleeps on a chair",
+    "a ship in the harbour",
+    "children at school",
+    "an old letter from a friend",
+    "rain over the city at night",
+)
+
+
+@dataclass(frozen=True)
+class UmciSettings:
+    """Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase."""
+
+    image_size: int = 256
+    umci_hidden_size: int = 64
+    scale_sizes: tuple[int, ...] = (3, 9)
+    head: str = "conv"
+    schedule: tuple[tuple[int, int, int], ...] = ((1300, 128, 16), (1650, 256, 6))
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    generic: float = 0.5
+    present_kind: float = 0.2
+    absent_kind: float = 0.1
+    both_normal: float = 0.1
+    min_region_fraction: float = 32 / 256**2
+    calibration_images: int = 240
+
+
+def build_processor(tokenizer: CLIPTokenizer, *, clip_size: int, sam_size: int) -> ClipSamProcessor:
+    """Return the processor of the checkpoint: a squash for CLIP, an aspect-preserving resize with padding for SAM."""
+    return ClipSamProcessor(
+        image_processor=CLIPImageProcessorPil(size={"height": clip_size, "width": clip_size}, do_center_crop=False),
+        sam_image_processor=SamImageProcessorPil(
+            size={"longest_edge": sam_size},
+            pad_size={"height": sam_size, "width": sam_size},
+            mask_size={"longest_edge": sam_size // 2},
+            mask_pad_size={"height": sam_size // 2, "width": sam_size // 2},
+        ),
+        tokenizer=tokenizer,
+    )
+
+
+class UmciBatches:
+    """
+    The batches of the stage, as a function of the step.
+
+    Args:
+        model: The model, for the embeddings of the sentences, which are made once.
+        tokenizer: Its tokenizer.
+        images: Where the images come from.
+        settings: The choices.
+    """
+
+    def __init__(
+        self,
+        model: ClipSamForAnomalySegmentation,
+        tokenizer: CLIPTokenizer,
+        images: SyntheticImages,
+        settings: UmciSettings,
+    ) -> None:
+        self.images, self.settings = images, settings
+        self.groups = {"normal": NORMAL_STATES, "abnormal": ABNORMAL_STATES, **DEFECT_STATES}
+        nouns = [*CLASS_NAMES, *(name for family in sorted(MATERIALS) for name in MATERIALS[family])]
+        rng = np.random.default_rng((images.seed, 103))
+        self.bank = [
+            {group: self._embed(model, tokenizer, group, noun, rng) for group in self.groups} for noun in nouns
+        ]
+        self.unrelated = embed_sentences(model.clip, tokenizer, list(UNRELATED))
+
+    def _embed(
+        self,
+        model: ClipSamForAnomalySegmentation,
+        tokenizer: CLIPTokenizer,
+        group: str,
+        noun: str,
+        rng: np.random.Generator,
+    ) -> torch.Tensor:
+        """Embed every state of a group in four templates: (num_sentences, projection_dim)."""
+        sentences = [
+            fill(TEMPLATES[number], fill(state, noun))
+            for state in self.groups[group]
+            for number in rng.choice(len(TEMPLATES), 4, replace=False)
+        ]
+        return embed_sentences(model.clip, tokenizer, sentences)
+
+    def text_of(self, sample: Sample, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
+        """Draw two texts for an image, (2, projection_dim), and the mask that they ask for."""
+        nothing = np.zeros(sample.image.shape[:2], bool)
+        texts = self.bank[rng.integers(len(self.bank))]
+        options = self.settings
+        limits = np.cumsum((options.generic, options.present_kind, options.absent_kind, options.both_normal))
+        case = int(np.searchsorted(limits, rng.random(), side="right"))
+        normal = draw(texts["normal"], rng)
+        if case == 1 and sample.masks:
+            kind = sorted(sample.masks)[rng.integers(len(sample.masks))]
+            return torch.stack((normal, draw(texts[kind], rng))), sample.masks[kind]
+        if case == 2:
+            absent = [kind for kind in KINDS if kind not in sample.masks]
+            return torch.stack((normal, draw(texts[absent[rng.integers(len(absent))]], rng))), nothing
+        if case == 3:
+            return torch.stack((normal, normal if rng.random() < 0.5 else draw(texts["normal"], rng))), nothing
+        if case == 4:
+            first, second = self.unrelated[rng.choice(len(self.unrelated), 2)]
+            return torch.stack((first, second)), nothing
+        return torch.stack((normal, draw(texts["abnormal"], rng))), sample.mask
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """Return the keyword arguments of the forward call of a step."""
+        first_step, first_index = 0, 20_000_000
+        for last_step, size, count in self.settings.schedule:  # noqa: B007
+            if step < last_step:
+                break
+            first_index, first_step = first_index + (last_step - first_step) * count, last_step
+        rng = np.random.default_rng((self.images.seed, step, 104))
+        first = first_index + (step - first_step) * count
+        samples = [self.images.sample(index, size=size) for index in range(first, first + count)]
+        texts, masks = zip(*(self.text_of(sample, rng) for sample in samples), strict=True)
+        return {
+            "pixel_values": normalise((sample.image for sample in samples), CLIP_PIXELS),
+            "text_embeds": torch.stack(texts),
+            "labels": torch.from_numpy(np.stack(masks)).float(),
+        }
+
+
+@torch.no_grad()
+def embed_sentences(clip: CLIPModel, tokenizer: CLIPTokenizer, sentences: list[str]) -> torch.Tensor:
+    """Return the normalised embeddings of sentences: (num_sentences, projection_dim)."""
+    tokens = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+    return F.normalize(clip.get_text_features(**tokens).pooler_output, dim=-1)
+
+
+def draw(bank: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Return one sentence's embedding or the mean of all, normalised: (projection_dim,)."""
+    if rng.random() < 0.5:
+        return F.normalize(bank.mean(0), dim=-1)
+    return bank[rng.integers(len(bank))]
+
+
+def train_head(
+    clip: CLIPModel,
+    sam: SamModel,
+    tokenizer: CLIPTokenizer,
+    images: SyntheticImages,
+    settings: UmciSettings,
+    folder: Path,
+) -> ClipSamForAnomalySegmentation:
+    """Put both networks together, train UMCI (or go on with it) and return the model without thresholds."""
+    torch.manual_seed(images.seed)
+    config = ClipSamConfig(
+        clip_config=clip.config,
+        sam_config=sam.config,
+        feature_layers=tuple(range(2, clip.config.vision_config.num_hidden_layers + 1)),
+        image_size=settings.image_size,
+        umci_hidden_size=settings.umci_hidden_size,
+        scale_sizes=settings.scale_sizes,
+        head=settings.head,
+        min_region_fraction=settings.min_region_fraction,
+        auxiliary_dataset="clipsam-tiny synthetic images",
+    )
+    model = ClipSamForAnomalySegmentation(config)
+    model.clip.load_state_dict(clip.state_dict())
+    model.sam.load_state_dict(sam.state_dict())
+    train_umci(
+        model,
+        UmciBatches(model, tokenizer, images, settings),
+        num_steps=settings.schedule[-1][0],
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        output_dir=folder,
+        save_steps=200,
+        log=lambda line: print(" ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True),
+    )
+    return model.eval()
+
+
+def f1_threshold(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+    """Return the threshold with the best F1 and that F1; `score` above the threshold is positive."""
+    precision, recall, thresholds = precision_recall_curve(truth.ravel(), score.ravel())
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    best = int(f1[:-1].argmax())
+    return float(thresholds[best]), float(f1[best])
+
+
+@torch.no_grad()
+def calibrate(
+    model: ClipSamForAnomalySegmentation,
+    processor: ClipSamProcessor,
+    images: SyntheticImages,
+    num_images: int,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Choose the three thresholds by F1 on generated training images and store them in the configuration."""
+    size = model.config.image_size
+    samples = [images.sample(30_000_000 + number, size=size) for number in range(num_images)]
+    inputs = processor(text="object", return_tensors="pt")
+    text_embeds = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
+    truth = np.stack([sample.mask for sample in samples])
+
+    def predict(sample: Sample, *, refine: bool) -> tuple[np.ndarray, float]:
+        pixels = processor(images=sample.image, return_sam_inputs=refine, return_tensors="pt")
+        pixels.pop("original_sizes")
+        output = model(**pixels, text_embeds=text_embeds)
+        return output.anomaly_map[0].numpy(), float(output.pred_score)
+
+    rough = np.stack([predict(sample, refine=False)[0] for sample in samples])
+    model.config.binarize_threshold, f1 = f1_threshold(truth, rough)
+    log(f"binarize_threshold {model.config.binarize_threshold:.4f}, F1 {f1:.4f} on {num_images} training images")
+    maps, scores = zip(*(predict(sample, refine=True) for sample in samples), strict=True)
+    model.config.mask_threshold, f1 = f1_threshold(truth, np.stack(maps))
+    log(f"mask_threshold {model.config.mask_threshold:.4f}, F1 {f1:.4f}")
+    model.config.decision_threshold, f1 = f1_threshold(truth.any((1, 2)), np.array(scores))
+    log(f"decision_threshold {model.config.decision_threshold:.4f}, F1 {f1:.4f} on whole images")
