@@ -91,6 +91,19 @@ def test_registered_task_is_ours() -> None:
     assert PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] is ZeroShotAnomalySegmentationPipeline
 
 
+def test_without_a_model_the_default_is_taken_and_named(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = PIPELINE_REGISTRY.supported_tasks[TASK]
+    assert task["default"]["model"][0] == str(clipsam_hf.EMBEDDED_CHECKPOINT)
+
+    messages: list[str] = []
+    monkeypatch.setattr("transformers.pipelines.logger.warning", messages.append)
+    monkeypatch.setitem(task, "default", {"model": (str(tiny_checkpoint), "main")})
+    assert pipeline(TASK).model.config.model_type == "clipsam"
+    assert any(str(tiny_checkpoint) in message for message in messages)
+
+
 def test_folder_holds_the_ground_floor_flat(saved: Path) -> None:
     ground_floor = {path.name for path in PACKAGE.glob("*_clipsam.py")} | {"image_loading.py"}
     assert {path.name for path in saved.glob("*.py")} == ground_floor
