@@ -121,8 +121,8 @@ class ClipSamConfig(PreTrainedConfig):
         stage_loss_weights (`tuple[float]`, *optional*): Weight of each stage in the loss, equal by default.
             ([M .45] has 0.1, 0.1, 0.1, 0.7.)
         focal_gamma (`float`, defaults to 2.0): Focusing exponent of the focal loss. [M .75][L]
-        freeze_backbones (`bool`, defaults to `True`): CLIP and SAM get no gradient and stay in evaluation mode.
-            The trained part is UMCI. [S]
+        freeze_backbones (`bool`, defaults to `True`): CLIP gets no gradient and stays in evaluation mode. The trained
+            part is UMCI [S]; with `False`, CLIP is trained too. SAM is never trained: unmodified [S].
         auxiliary_dataset (`str`, *optional*): Name of the set that the checkpoint was trained on.
 
     Raises:

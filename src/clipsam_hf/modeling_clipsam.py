@@ -167,9 +167,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         self.sam = SamModel._from_config(config.sam_config)
         if config.localizer == "umci":
             self.umci = nn.ModuleList([ClipSamUmci(config) for _ in config.feature_layers])
-        if config.freeze_backbones:
-            self.clip.requires_grad_(False)
-            self.sam.requires_grad_(False)
+        self._freeze()
         self.post_init()
         self._head_is_loaded = False
         self._head_versions = self._count_head_updates()
@@ -235,9 +233,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
     def _adopt_backbones(self, clip: CLIPModel, sam: SamModel) -> "ClipSamForAnomalySegmentation":
         """Replaces the meta backbones of a skeleton by loaded ones and gives the head real, initialised weights."""
         self.clip, self.sam = clip, sam
-        if self.config.freeze_backbones:
-            self.clip.requires_grad_(False)
-            self.sam.requires_grad_(False)
+        self._freeze()
         if self.config.localizer == "umci":
             self.umci.to_empty(device=clip.device).float()
             self.umci.apply(self._init_weights)
@@ -261,12 +257,18 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         self.clip.text_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "ClipSamForAnomalySegmentation":
-        """Sets the mode of what is trained; frozen backbones stay in evaluation mode."""
+        """Sets the mode of what is trained; what is frozen stays in evaluation mode."""
         super().train(mode)
+        self.sam.eval()
         if self.config.freeze_backbones:
             self.clip.eval()
-            self.sam.eval()
         return self
+
+    def _freeze(self) -> None:
+        """SAM is never trained: it is the official one, unmodified [S], and MMR runs without gradient."""
+        self.sam.requires_grad_(False)
+        if self.config.freeze_backbones:
+            self.clip.requires_grad_(False)
 
     def _backbone_grad(self) -> torch.autograd.grad_mode.set_grad_enabled:
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbones)
