@@ -105,6 +105,12 @@ class TestFindRegions:
         assert (second.box, second.area) == ((0, 3, 1, 4), 1)
         assert (second.score, second.total) == pytest.approx((0.8, 0.8))
 
+    def test_score_is_the_maximum_inside_the_region_not_inside_the_box(self) -> None:
+        values = np.zeros((5, 5))
+        values[0, :] = values[:, 0] = 0.6  # an L whose box holds a higher, separate pixel
+        values[3, 3] = 0.9
+        assert [region.score for region in find_regions(values, 0.5)] == [0.6, 0.9]
+
     def test_threshold_is_strict(self) -> None:
         assert find_regions(np.full((3, 3), 0.3, dtype=np.float32), np.float64(np.float32(0.3))) == []
         assert find_regions(np.full((3, 3), 0.3, dtype=np.float32), 0.3) == []
@@ -245,6 +251,12 @@ class TestSamplePoints:
         values[20:35, 20:35] = 0.9
         second = find_regions(values, 0.5)[1]
         assert np.array_equal(sample_points(second, values), alone)
+
+    def test_the_place_decides(self) -> None:
+        values = np.zeros((40, 40))
+        values[:12, :12] = values[20:32, 20:32] = 0.6
+        first, second = (sample_points(region, values) for region in find_regions(values, 0.5))
+        assert not np.array_equal(first, second - 20)
 
     def test_the_draw_is_uniform(self) -> None:
         values = np.ones((2, 5))
