@@ -1,0 +1,340 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Saving and loading: bit for bit, and an error for whatever is missing, broken or hostile; never random weights."""
+
+import json
+import logging
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation
+
+
+KEYS = Path(__file__).parent / "data" / "state_dict_keys.txt"
+
+
+def stored_keys() -> list[str]:
+    return [line for line in KEYS.read_text().splitlines() if not line.startswith("#")]
+
+
+HEAD_KEYS = [key for key in stored_keys() if key.startswith("umci.")]
+BACKBONE_KEYS = [
+    "clip.logit_scale",
+    "clip.text_model.embeddings.token_embedding.weight",
+    "clip.text_model.encoder.layers.1.self_attn.q_proj.bias",
+    "clip.text_projection.weight",
+    "clip.vision_model.embeddings.class_embedding",
+    "clip.vision_model.embeddings.position_embedding.weight",
+    "clip.vision_model.encoder.layers.0.mlp.fc1.weight",
+    "clip.vision_model.post_layernorm.weight",
+    "clip.visual_projection.weight",
+    "sam.mask_decoder.iou_token.weight",
+    "sam.mask_decoder.output_hypernetworks_mlps.3.proj_in.weight",
+    "sam.prompt_encoder.no_mask_embed.weight",
+    "sam.prompt_encoder.point_embed.0.weight",
+    "sam.shared_image_embedding.positional_embedding",
+    "sam.vision_encoder.layers.1.attn.rel_pos_h",
+    "sam.vision_encoder.neck.conv1.weight",
+    "sam.vision_encoder.pos_embed",
+]
+
+
+_saved: dict[str, Path] = {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tiny_config: ClipSamConfig) -> Path:
+    """A saved tiny model: the one of `tiny_model`, but built and saved once for all tests, then copied."""
+    if "model" not in _saved:
+        torch.manual_seed(0)
+        _saved["model"] = tmp_path_factory.mktemp("saved")
+        ClipSamForAnomalySegmentation(tiny_config).save_pretrained(_saved["model"])
+    return Path(shutil.copytree(_saved["model"], tmp_path / "model"))
+
+
+@pytest.fixture
+def one_stage(folder: Path) -> Path:
+    """The same model with its first stage alone, which loads faster."""
+    rewrite(folder, lambda tensors: [tensors.pop(key) for key in HEAD_KEYS if not key.startswith("umci.0.")])
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**stored, "feature_layers": [1]}))
+    return folder
+
+
+def load(folder: Path, **kwargs: Any) -> Any:
+    return ClipSamForAnomalySegmentation.from_pretrained(folder, **kwargs)
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Changes the tensors of a checkpoint."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+# --- bit for bit
+
+
+@torch.no_grad()
+def test_loaded_model_is_bit_identical(folder: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    tiny_model.config.binarize_threshold = 0.0
+    loaded = load(folder)
+    loaded.config.binarize_threshold = 0.0
+    expected = tiny_model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+    inputs = {
+        "pixel_values": torch.randn(1, 3, 32, 32),
+        "text_embeds": torch.randn(1, 2, 16),
+        "sam_pixel_values": torch.randn(1, 3, 64, 64),
+        "reshaped_input_sizes": torch.tensor([[64, 48]]),
+    }
+    assert torch.equal(loaded(**inputs).anomaly_map, tiny_model(**inputs).anomaly_map)
+    assert not loaded.training
+
+
+def test_saving_again_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    load(folder).save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_auto_model_finds_the_class(folder: Path) -> None:
+    assert type(AutoModel.from_pretrained(folder)) is ClipSamForAnomalySegmentation
+
+
+def test_keys_of_a_checkpoint_never_change(folder: Path) -> None:
+    # Checkpoints that people have trained carry these names: a change here needs a conversion of old files.
+    assert sorted(load_file(folder / "model.safetensors")) == stored_keys()
+
+
+def test_load_reports_nothing_missing_and_nothing_unexpected(folder: Path) -> None:
+    _, information = load(folder, output_loading_info=True)
+    assert not any(information[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+# --- shards
+
+
+def test_sharded_checkpoint_loads_bit_identically(tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    tiny_model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2 and (tmp_path / "model.safetensors.index.json").exists()
+    expected = tiny_model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load(tmp_path).state_dict().items())
+
+
+def test_missing_shard_raises(tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    tiny_model.save_pretrained(tmp_path, max_shard_size="50KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(OSError, match=shard.name):
+        load(tmp_path)
+
+
+def test_missing_index_raises(tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    tiny_model.save_pretrained(tmp_path, max_shard_size="50KB")
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(OSError):
+        load(tmp_path)
+
+
+# --- missing tensors
+
+
+@pytest.mark.parametrize("key", [key for key in HEAD_KEYS if key.startswith("umci.0.")] + BACKBONE_KEYS)
+def test_missing_tensor_raises_and_is_named(one_stage: Path, key: str) -> None:
+    rewrite(one_stage, lambda tensors: tensors.pop(key))
+    with pytest.raises(ValueError, match="lacks [12] tensors") as error:
+        load(one_stage)
+    assert key in str(error.value) and str(one_stage) in str(error.value)
+
+
+def test_one_stage_alone_loads(one_stage: Path) -> None:
+    assert len(load(one_stage).umci) == 1
+
+
+def test_missing_stage_raises(one_stage: Path) -> None:
+    with pytest.raises(ValueError, match="umci.1."):
+        load(one_stage, feature_layers=(1, 2))
+
+
+def test_checkpoint_of_the_training_free_localizer_has_no_head_to_offer(
+    folder: Path, tiny_config: ClipSamConfig
+) -> None:
+    rewrite(folder, lambda tensors: [tensors.pop(key) for key in HEAD_KEYS])
+    with pytest.raises(ValueError, match=f"lacks {len(HEAD_KEYS)} tensors.*and {len(HEAD_KEYS) - 5} more"):
+        load(folder)
+    assert load(folder, localizer="similarity").config.localizer == "similarity"
+
+
+def test_auto_model_refuses_a_missing_tensor_too(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.pop(HEAD_KEYS[0]))
+    with pytest.raises(ValueError, match=HEAD_KEYS[0]):
+        AutoModel.from_pretrained(folder)
+
+
+def test_ignore_mismatched_sizes_keeps_the_librarys_behaviour(folder: Path) -> None:
+    rewrite(folder, lambda tensors: [tensors.pop(key) for key in HEAD_KEYS])
+    model, information = load(folder, ignore_mismatched_sizes=True, output_loading_info=True)
+    assert sorted(information["missing_keys"]) == HEAD_KEYS
+    assert not model.head_is_trained
+
+
+def test_state_dict_without_a_path_keeps_the_librarys_behaviour(tiny_model: ClipSamForAnomalySegmentation) -> None:
+    complete = tiny_model.state_dict()
+    model = ClipSamForAnomalySegmentation.from_pretrained(None, config=tiny_model.config, state_dict=complete)
+    assert torch.equal(model.umci[0].fuse.weight, complete["umci.0.fuse.weight"])
+    assert model.head_is_trained
+
+    partial = {key: value for key, value in complete.items() if not key.startswith("umci.")}
+    model = ClipSamForAnomalySegmentation.from_pretrained(None, config=tiny_model.config, state_dict=partial)
+    assert not model.head_is_trained
+
+
+def test_partly_loaded_head_is_untrained(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.pop(HEAD_KEYS[0]))
+    model = load(folder, ignore_mismatched_sizes=True)
+    assert not model.head_is_trained
+
+
+def test_head_with_one_tensor_of_another_shape_is_untrained(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"umci.0.fuse.bias": torch.zeros(5)}))
+    model = load(folder, ignore_mismatched_sizes=True)
+    assert not model.head_is_trained
+
+
+# --- tensors that do not fit
+
+
+def test_tensor_of_another_shape_raises(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"umci.1.fuse.bias": torch.zeros(5)}))
+    with pytest.raises(RuntimeError, match="umci.1.fuse.bias|mismatch"):
+        load(folder)
+
+
+def test_config_of_another_width_raises(folder: Path) -> None:
+    with pytest.raises(RuntimeError):
+        load(folder, umci_hidden_size=8)
+
+
+def test_extra_tensor_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"umci.9.fuse.bias": torch.zeros(5)}))
+    library = logging.getLogger("transformers")
+    library.propagate = True
+    try:
+        with caplog.at_level(logging.WARNING):
+            _, information = load(folder, output_loading_info=True)
+    finally:
+        library.propagate = False
+    assert list(information["unexpected_keys"]) == ["umci.9.fuse.bias"]
+    assert "umci.9.fuse.bias" in caplog.text
+
+
+# --- broken files
+
+
+@pytest.mark.parametrize("kind", ["truncated", "garbage", "empty"])
+def test_broken_safetensors_raises(folder: Path, kind: str) -> None:
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes({"truncated": content[: len(content) // 2], "garbage": b"\xff" * 4096, "empty": b""}[kind])
+    with pytest.raises((SafetensorError, OSError)):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "", "not json"])
+def test_corrupt_config_raises(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(OSError, match="config.json.*not a valid JSON file"):
+        load(folder)
+
+
+def test_absent_weights_raise(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        load(folder)
+
+
+def test_absent_config_raises_before_a_model_is_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, config: ClipSamConfig) -> None:
+        pytest.fail("Without config.json the full-size default was built.")
+
+    monkeypatch.setattr(ClipSamForAnomalySegmentation, "__init__", refuse)
+    (folder / "config.json").unlink()
+    with pytest.raises(OSError, match="config.json"):
+        load(folder)
+
+
+def test_absent_folder_raises(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        load(tmp_path / "nothing")
+
+
+# --- pickles
+
+
+def test_pickled_weights_are_refused_by_default(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load(folder)
+    assert load(folder, use_safetensors=False).head_is_trained  # whoever asks for them gets them
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("use_safetensors", [None, False])
+def test_evil_pickle_does_not_run(folder: Path, tmp_path: Path, use_safetensors: bool | None) -> None:
+    trace = tmp_path / "trace"
+    (folder / "model.safetensors").unlink()
+    torch.save({"umci.0.fuse.bias": Evil(trace)}, folder / "pytorch_model.bin")
+    with pytest.raises((OSError, pickle.UnpicklingError)):
+        load(folder, **({} if use_safetensors is None else {"use_safetensors": use_safetensors}))
+    assert not trace.exists()
+
+
+# --- saving
+
+
+def test_saving_onto_a_file_raises(tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    with pytest.raises(NotADirectoryError, match="target"):
+        tiny_model.save_pretrained(target)
+    assert target.read_text() == "precious"
+
+
+def test_saving_over_a_checkpoint_replaces_it(folder: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    with torch.no_grad():
+        tiny_model.umci[0].fuse.bias.fill_(7.0)
+    tiny_model.save_pretrained(folder)
+    assert load(folder).umci[0].fuse.bias.min() == 7.0
+
+
+def test_moved_checkpoint_loads(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "with space, ümlaut & 100 %"
+    shutil.move(folder, moved)
+    assert load(moved).head_is_trained
+
+
+def test_checkpoint_with_a_field_of_tomorrow_loads(folder: Path) -> None:
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**stored, "field_of_tomorrow": 1}))
+    assert load(folder).head_is_trained
