@@ -465,6 +465,21 @@ def test_intervals_contain_the_exact_figures(seed: int, steepness: float, shift:
         assert low <= figures[name] <= high
 
 
+@pytest.mark.parametrize("best", [False, True])
+def test_bounds_of_one_key_by_hand(best: bool) -> None:
+    # Two defect pixels below, or above, three good ones, all in one key: every order is possible
+    scores = (0.3 + np.arange(5) / 2**25).astype(np.float32)[None, ::-1]
+    mask = np.array([[True, True, False, False, False]]) if best else np.array([[False, False, False, True, True]])
+    assert len(np.unique(rank_statistics._keys_of(scores))) == 1
+    with pytest.warns(UserWarning):
+        intervals = collect([scores], [mask], streaming=True).compute()["intervals"]["candle"]
+    exact = figures_of([scores], [mask])
+    lows = {"pixel_auroc": 0, "pixel_ap": (1 / 4 + 2 / 5) / 2, "pixel_f1_max": 4 / 7, "pixel_aupro": 0}
+    for name, low in lows.items():
+        assert intervals[name] == pytest.approx((low, 1), abs=1e-9)
+        assert exact[name] == pytest.approx(1 if best else low, abs=1e-9)
+
+
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_scores_crowded_at_either_end_stay_apart(end: float) -> None:
     maps, masks = images()
