@@ -490,6 +490,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         reshaped_input_sizes: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        original_sizes: Tensor | None = None,
         feature_maps: tuple[Tensor, ...] | None = None,
         image_embeddings: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
@@ -506,6 +507,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             sam_pixel_values: (batch_size, 3, size, size), padded to SAM's square. SAM refines the map if given.
             reshaped_input_sizes: (batch_size, 2), (height, width) of the real content in `sam_pixel_values`.
             labels: (batch_size, any height, any width), 1 = defect, 0 = good, -100 = ignore.
+            original_sizes: Not used; taken so that `model(**processor(...))` works.
             feature_maps: What `get_feature_maps` gives, instead of `pixel_values`.
             image_embeddings: What `get_image_embeddings` gives, instead of `sam_pixel_values`.
             output_hidden_states: Whether to return CLIP's vision states: all, or those of the given layers.
