@@ -66,6 +66,7 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={"clipsam_hf": ["py.typed", "checkpoints/**/*"]},
+    entry_points={"console_scripts": ["clipsam = clipsam_hf.cli:main"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,
     extras_require=EXTRAS,

@@ -36,9 +36,40 @@ GROUND_LIBRARIES = {"PIL", "huggingface_hub", "numpy", "scipy", "torch", "transf
 UPPER_FLOOR: dict[str, set[str]] = {
     "rank_statistics": set(),
     "metrics": {"rank_statistics"},
-    "data": {"image_loading"},
+    "data_layouts": set(),
+    "data": {"data_layouts", "image_loading"},
     "visualization": {"image_loading"},
     "report": {"visualization"},
+    "evaluation_store": {"metrics"},
+    "evaluation_report": {"evaluation_store"},
+    "evaluation_predictor": {
+        "data",
+        "evaluation_store",
+        "modeling_clipsam",
+        "processing_clipsam",
+        "refinement_clipsam",
+    },
+    # `__version__` inside a function: the package may export this module
+    "evaluation": {
+        "__version__",
+        "data",
+        "data_layouts",
+        "evaluation_predictor",
+        "evaluation_report",
+        "evaluation_store",
+        "metrics",
+        "modeling_clipsam",
+        "processing_clipsam",
+    },
+    "cli": {
+        "EMBEDDED_CHECKPOINT",
+        "__version__",
+        "data",
+        "evaluation",
+        "evaluation_report",
+        "modeling_clipsam",
+        "processing_clipsam",
+    },
 }
 TOP = {"__init__", "cli"}
 # safetensors is a requirement of ours; tqdm and typer are requirements of transformers.

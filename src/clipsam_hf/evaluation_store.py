@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation keeps on the disk: finished chunks, so that it can go on, and SAM's embeddings, for the next one.
+
+Each file is written beside its place and then moved there, so whatever has its final name is complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from .metrics import AnomalyMetrics
+
+
+__all__ = ["Embedding", "EmbeddingCache", "StateFolder", "describe_differences", "fingerprint", "open_atomically"]
+
+
+class StateFolder:
+    """The finished chunks of a run that may be interrupted, and the protocol under which they were made.
+
+    Processes that share the folder may write different chunks at the same time.
+
+    Args:
+        folder (`Path`): where the files are; `open` makes it.
+
+    Example:
+        >>> import tempfile
+        >>> state = StateFolder(Path(tempfile.mkdtemp()) / "state")
+        >>> state.open({"seed": 0})
+        >>> state.save(0, {"rough": AnomalyMetrics().update(np.eye(2), np.eye(2), "candle")})
+        >>> state.has(0), state.has(1), state.load(0, "rough").compute()["counts"]["candle"]["images"]
+        (True, False, 1)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether an interrupted run has left its state."""
+        return self._protocol_path.exists()
+
+    @property
+    def _protocol_path(self) -> Path:
+        return self.folder / "protocol.json"
+
+    def open(self, protocol: Mapping[str, Any]) -> None:
+        """Make the folder, or go on in it if it was made under the same protocol.
+
+        Args:
+            protocol (`Mapping[str, Any]`): all that the figures depend on; JSON values.
+
+        Raises:
+            ValueError: if the folder holds the chunks of another protocol; the message shows what differs.
+            OSError: if the folder cannot be written.
+        """
+        protocol = json.loads(json.dumps(protocol))
+        if self.exists:
+            earlier = json.loads(self._protocol_path.read_text(encoding="utf-8"))
+            differences = describe_differences(earlier, protocol)
+            if differences:
+                raise ValueError(
+                    f"{str(self.folder.parent)!r} holds an unfinished evaluation under another protocol:\n"
+                    + "\n".join(f"  {line}" for line in differences)
+                    + "\nRepeat its options to go on, or start anew with `overwrite`"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open_atomically(self._protocol_path) as file:
+            file.write(json.dumps(protocol, indent=2).encode())
+
+    def has(self, index: int) -> bool:
+        """Whether the chunk of this number is finished."""
+        return self._path_of(index).exists()
+
+    def save(self, index: int, metrics: Mapping[str, AnomalyMetrics]) -> None:
+        """Keep what was collected of a chunk.
+
+        Args:
+            index (`int`): number of the chunk.
+            metrics (`Mapping[str, AnomalyMetrics]`): by the name of the map.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        arrays = {f"{name}/{key}": array for name, part in metrics.items() for key, array in part.state_dict().items()}
+        # Histograms shrink to a fraction; the scores of single pixels hardly shrink at all
+        write: Any = np.savez_compressed if any(part.streaming for part in metrics.values()) else np.savez
+        with open_atomically(self._path_of(index)) as file:
+            write(file, **arrays)
+
+    def load(self, index: int, name: str) -> AnomalyMetrics:
+        """Return what was collected of a chunk for one map.
+
+        Args:
+            index (`int`): number of a finished chunk.
+            name (`str`): name of the map.
+
+        Returns:
+            `AnomalyMetrics`: as it was given to `save`.
+        """
+        prefix = f"{name}/"
+        with np.load(self._path_of(index), allow_pickle=False) as arrays:
+            state = {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
+        return AnomalyMetrics.from_state_dict(state)
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path_of(self, index: int) -> Path:
+        return self.folder / f"chunk-{index:06d}.npz"
+
+
+class EmbeddingCache:
+    """SAM's image embeddings on the disk, each under the content of its photograph.
+
+    A folder serves many evaluations: those of another SAM or another preprocessing stand apart, by `model_key`.
+    An embedding of SAM's 64 x 64 grid takes 4 MiB.
+
+    Args:
+        folder (`str` or `os.PathLike`): where the files are; it is made when the first one is written.
+        model_key (`str`): what the embeddings depend on beside the photograph, such as `fingerprint` of SAM's encoder.
+
+    Example:
+        >>> import tempfile
+        >>> cache = EmbeddingCache(tempfile.mkdtemp(), "some-sam")
+        >>> cache.save("photograph", Embedding(torch.zeros(1, 2, 2), torch.tensor([4, 3])))
+        >>> cache.load("photograph").reshaped_input_size.tolist(), cache.load("another")
+        ([4, 3], None)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], model_key: str) -> None:
+        self.folder = Path(folder) / model_key
+
+    def load(self, photograph_key: str) -> "Embedding | None":
+        """Return the embedding of a photograph, or `None` if it was never saved."""
+        path = self._path_of(photograph_key)
+        return Embedding(**load_file(path)) if path.exists() else None
+
+    def save(self, photograph_key: str, embedding: "Embedding") -> None:
+        """Keep the embedding of a photograph; raises OSError if the folder cannot be written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open_atomically(self._path_of(photograph_key)) as file:
+            file.write(save({name: tensor.cpu().contiguous() for name, tensor in embedding._asdict().items()}))
+
+    def _path_of(self, photograph_key: str) -> Path:
+        return self.folder / f"{photograph_key}.safetensors"
+
+
+class Embedding(NamedTuple):
+    """What SAM's decoder needs of a photograph.
+
+    Args:
+        image_embedding (`torch.Tensor` of shape `(output_channels, height, width)`): of SAM's encoder.
+        reshaped_input_size (`torch.Tensor` of shape `(2,)`): (height, width) of the photograph in SAM's square.
+    """
+
+    image_embedding: Tensor
+    reshaped_input_size: Tensor
+
+
+def fingerprint(module: nn.Module, *settings: str) -> str:
+    """Identify weights by their content.
+
+    Args:
+        module (`nn.Module`): its parameters and buffers count, with their names, types and shapes.
+        settings (`str`): anything else that shall count.
+
+    Returns:
+        `str`: 16 hexadecimal digits of SHA-256.
+
+    Example:
+        >>> fingerprint(nn.Identity()) == fingerprint(nn.Identity()), fingerprint(nn.Identity(), "other")[:4]
+        (True, 'd977')
+    """
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # bfloat16 is unknown to numpy, its bytes are not
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def describe_differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List what differs between two nested dictionaries.
+
+    Args:
+        earlier (`Mapping[str, Any]`): the one before.
+        now (`Mapping[str, Any]`): the one now.
+        prefix (`str`): stands before each name.
+
+    Returns:
+        `list[str]`: one line per value that differs.
+
+    Example:
+        >>> describe_differences({"model": {"seed": 0}, "size": 518}, {"model": {"seed": 1}, "size": 518})
+        ['model.seed: 0 then, 1 now']
+    """
+    lines = []
+    for name in dict.fromkeys([*earlier, *now]):
+        old, new = earlier.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += describe_differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old!r} then, {new!r} now")
+    return lines
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes its place only when the block ends well; until then, what was there stays.
+
+    Args:
+        path (`Path`): the place; its folder must exist.
+
+    Returns:
+        `ContextManager[IO[bytes]]`: of the new file.
+
+    Raises:
+        OSError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "results.txt"
+        >>> with open_atomically(path) as file:
+        ...     _ = file.write(b"100.0")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        '100.0'
+    """
+    # Another process may write the same file
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
