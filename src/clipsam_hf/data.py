@@ -3,7 +3,6 @@
 """Data sets of photographs with defect masks: MVTec-AD, VisA, MTD, KolektorSDD2, BTAD, plain folders, Hugging Face."""
 
 import difflib
-import json
 import os
 import shutil
 import uuid
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _COLUMNS = ("image", "mask", "label", "category", "class_name", "defect_type", "image_path", "split")
-_SHARD_BYTES = 500_000_000
+# A shard of a Parquet file is made in memory.
+_SHARD_BYTES = 250_000_000
 
 
 class AnomalyFolder(Sequence[AnomalySample]):
@@ -183,18 +183,8 @@ class AnomalyFolder(Sequence[AnomalySample]):
         Raises:
             ImportError: If `datasets` is not installed.
         """
-        datasets = _import_datasets()
-        features = datasets.Features(
-            {
-                **{name: datasets.Value("string") for name in _COLUMNS},
-                "image": datasets.Image(),
-                "mask": datasets.Image(),
-                "label": datasets.ClassLabel(names=list(LABELS)),
-            }
-        )
-        rows = [self._to_row(sample) for sample in self]
-        dataset = datasets.Dataset.from_list(rows, features=features)
-        return dataset.to_iterable_dataset(num_shards=min(64, len(rows))) if streaming else dataset
+        dataset = self._to_dataset([self._to_row(sample) for sample in self])
+        return dataset.to_iterable_dataset(num_shards=min(64, len(self))) if streaming else dataset
 
     def save_parquet(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `data/<split>-*.parquet` with the images inside, as the Hub stores data sets.
@@ -208,35 +198,41 @@ class AnomalyFolder(Sequence[AnomalySample]):
             FileExistsError: If the folder is not empty.
             ImportError: If `datasets` is not installed.
         """
-        dataset = self.to_hf_dataset()
         with _write_folder(output_dir) as folder:
             (folder / "data").mkdir()
-            for split, indices in self._split_indices().items():
-                paths = [path for i in indices for path in (self[i].image_path, self[i].mask_path) if path]
-                num_shards = min(len(indices), 1 + sum(path.stat().st_size for path in paths) // _SHARD_BYTES)
-                part = dataset.select(indices)
+            for split, samples in self._group_by_split().items():
+                paths = [path for sample in samples for path in (sample.image_path, sample.mask_path) if path]
+                num_bytes = sum(path.stat().st_size for path in paths)
+                num_shards = min(len(samples), 1 + num_bytes // _SHARD_BYTES)
                 for number in range(num_shards):
-                    shard = part.shard(num_shards, number, contiguous=True)
-                    shard.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{num_shards:05d}.parquet")
+                    begin, end = (len(samples) * part // num_shards for part in (number, number + 1))
+                    # The library writes paths as they are: only images that are bytes go into the file.
+                    rows = [self._to_row(sample) for sample in samples[begin:end]]
+                    for row in rows:
+                        row["image"], row["mask"] = _read_bytes(row["image"]), _read_bytes(row["mask"])
+                    name = f"{split}-{number:05d}-of-{num_shards:05d}.parquet"
+                    self._to_dataset(rows).to_parquet(folder / "data" / name)
 
     def save_imagefolder(self, output_dir: str | os.PathLike[str]) -> None:
-        """Copy the files to `<split>/images` and `<split>/masks`, with `<split>/metadata.jsonl` beside them.
+        """Copy the files to `<split>/images` and `<split>/masks`, with `<split>/metadata.parquet` beside them.
 
-        `datasets.load_dataset("imagefolder", data_dir=output_dir)` reads it, with the label as text. The files keep
-        their bytes, but are numbered: folders named `test` below `train` would be taken for splits. The folder appears
-        when it is complete.
+        `datasets.load_dataset("imagefolder", data_dir=output_dir)` reads it. The files keep their bytes, but are
+        numbered: folders named `test` below `train` would be taken for splits. The metadata is no JSON, because there
+        a split without any mask has another type than one with masks, and the library refuses the two together. The
+        folder appears when it is complete.
 
         Args:
             output_dir (`str` or `os.PathLike`): A folder that is empty or does not exist.
 
         Raises:
             FileExistsError: If the folder is not empty.
+            ImportError: If `datasets` is not installed.
         """
         with _write_folder(output_dir) as folder:
-            for split, indices in self._split_indices().items():
-                lines = []
-                for number, index in enumerate(indices):
-                    row = self._to_row(self[index])
+            for split, samples in self._group_by_split().items():
+                rows = []
+                for number, sample in enumerate(samples):
+                    row = self._to_row(sample)
                     for kind in ("image", "mask"):
                         source = row.pop(kind)
                         name = f"{kind}s/{number:06d}{Path(source).suffix.lower()}" if source else None
@@ -244,9 +240,8 @@ class AnomalyFolder(Sequence[AnomalySample]):
                         if name is not None:
                             (folder / split / name).parent.mkdir(parents=True, exist_ok=True)
                             shutil.copyfile(source, folder / split / name)
-                    row["label"] = None if row["label"] is None else LABELS[row["label"]]
-                    lines.append(json.dumps(row) + "\n")
-                (folder / split / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+                    rows.append(row)
+                self._to_dataset(rows).to_parquet(folder / split / "metadata.parquet")
 
     def _to_row(self, sample: AnomalySample) -> dict[str, Any]:
         row = {name: getattr(sample, name) for name in _COLUMNS}
@@ -256,11 +251,19 @@ class AnomalyFolder(Sequence[AnomalySample]):
         row["image_path"] = sample.image_path.relative_to(self.root).as_posix()
         return row
 
-    def _split_indices(self) -> dict[str, list[int]]:
-        indices: dict[str, list[int]] = {}
-        for index, sample in enumerate(self):
-            indices.setdefault(sample.split, []).append(index)
-        return indices
+    @staticmethod
+    def _to_dataset(rows: list[dict[str, Any]]) -> "datasets.Dataset":
+        """Give rows their types; all have the same columns."""
+        datasets = _import_datasets()
+        types = {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.ClassLabel(names=list(LABELS))}
+        features = {name: types.get(name, datasets.Value("string")) for name in rows[0]}
+        return datasets.Dataset.from_list(rows, features=datasets.Features(features))
+
+    def _group_by_split(self) -> dict[str, list[AnomalySample]]:
+        groups: dict[str, list[AnomalySample]] = {}
+        for sample in self:
+            groups.setdefault(sample.split, []).append(sample)
+        return groups
 
 
 class AnomalyDataset:
@@ -438,6 +441,11 @@ def _describe_counts(category: str, split: str, found: tuple[int, int], expected
         f"{category}, {split}: {found[0]} good and {found[1]} anomalous images, "
         f"expected are {expected[0]} and {expected[1]}"
     )
+
+
+def _read_bytes(path: str | None) -> dict[str, Any] | None:
+    """Give an image as `datasets` stores it: the bytes of the file, and its name without the folders."""
+    return None if path is None else {"bytes": Path(path).read_bytes(), "path": Path(path).name}
 
 
 def _import_datasets() -> Any:
