@@ -58,7 +58,6 @@ inputs = processor(
     images=[photograph] * 2, text="candle", segmentation_maps=[np.eye(24)] * 2, return_sam_inputs=False,
     return_tensors="pt",
 )
-inputs.pop("original_sizes")
 model = pipe.model.train()
 optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1.0)
 model(**inputs).loss.sum().backward()
