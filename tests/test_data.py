@@ -221,6 +221,11 @@ def test_mvtec_root_may_be_one_category(tmp_path: Path) -> None:
     assert (folder.layout, folder.categories, len(folder)) == ("mvtec", ["metal_plate"], 4)
 
 
+def test_root_without_a_name_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_mvtec(tmp_path) / "metal_plate")
+    assert AnomalyFolder(".").categories == ["metal_plate"]
+
+
 def test_train_split_of_mvtec_is_good(tmp_path: Path) -> None:
     [sample] = AnomalyFolder(write_mvtec(tmp_path), split="train")
     assert (sample.label, sample.image_path) == (0, tmp_path / "metal_plate/train/good/000.png")
@@ -596,6 +601,12 @@ def test_mask_of_every_mode(mask: Image.Image, expected: list[list[bool]]) -> No
     assert load_mask(mask).tolist() == expected
 
 
+@pytest.mark.parametrize("threshold", [-1, float("nan")])
+def test_threshold_below_zero_is_refused(threshold: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"at least 0, got {threshold}"):
+        AnomalyFolder(write_mvtec(tmp_path), mask_threshold=threshold)
+
+
 def test_threshold_of_a_one_bit_mask_is_that_of_eight_bits() -> None:
     assert load_mask(Image.fromarray(np.array([[False, True]])), threshold=127).tolist() == [[False, True]]
 
@@ -647,6 +658,21 @@ def test_short_set_warns_of_what_is_missing(tmp_path: Path) -> None:
 def test_set_without_a_category_warns(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="capsules, test: 0 good and 0 anomalous images, expected are 60 and 100"):
         AnomalyFolder(write_visa_raw(tmp_path))
+
+
+def test_one_category_as_root_is_not_short_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN_COUNTS["mvtec"], "tile", {"test": (1, 3)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AnomalyFolder(write_mvtec(tmp_path, "tile") / "tile")
+
+
+def test_totals_of_a_two_class_split_are_checked(tmp_path: Path) -> None:
+    (write_visa_prepared(tmp_path) / "1cls").rename(tmp_path / "2cls_fewshot")
+    with pytest.warns(
+        UserWarning, match="all categories, test: 1 good and 1 anomalous images, expected are 7697 and 960"
+    ):
+        AnomalyFolder(tmp_path / "2cls_fewshot")
 
 
 def test_full_set_does_not_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,10 @@ class AnomalyFolder(Sequence[AnomalySample]):
             for entry in entries
         ]  # fmt: skip
         self.categories = sorted({entry.category for entry in entries})
-        _check_counts(self, visa_split, complete=category is None)
+        # The root may be one category, or one split of prepared VisA.
+        name = self.root.resolve().name
+        visa_split = name if name in VISA_SPLITS else visa_split
+        _check_counts(self, visa_split, complete=category is None and self.categories != [name])
 
     def __len__(self) -> int:
         return len(self._samples)

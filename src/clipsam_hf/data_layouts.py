@@ -132,7 +132,7 @@ def detect_layout(root: Path) -> str | None:
     if categories and (categories != [root] or (root / "ground_truth").is_dir()):
         if any((folder / split / "ok").is_dir() for folder in categories for split in SPLITS):
             return "btad"
-        return "visa" if {folder.name for folder in categories} <= set(_VISA_COUNTS) else "mvtec"
+        return "visa" if {_name_of(folder) for folder in categories} <= set(_VISA_COUNTS) else "mvtec"
     return "folder" if any(_plain_folder_has_images(folder) for _, folder in _plain_splits(root)) else None
 
 
@@ -203,6 +203,11 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def _name_of(folder: Path) -> str:
+    """Give the name of a folder, also of one like "." or "..", which has none of its own."""
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
+
+
 def _list_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """List the images directly in a folder by stem; a folder that does not exist is empty."""
     images: dict[str, Path] = {}
@@ -265,7 +270,7 @@ def _read_category(folder: Path) -> Iterator[Entry]:
             matched = _match_masks(images, masks, place=place, optional=is_good)
             label, defect_type = (0, GOOD) if is_good else (1, kind.name)
             for stem, path in images.items():
-                yield Entry(path, matched.get(stem), label, folder.name, defect_type, split)
+                yield Entry(path, matched.get(stem), label, _name_of(folder), defect_type, split)
     places = [place for top in _subfolders(truth) for place in ([top] if top.name not in SPLITS else _subfolders(top))]
     orphans = [path for place in places if place not in used for path in _list_images(place).values()]
     if orphans:
@@ -377,8 +382,7 @@ def _read_folder(root: Path, missing_mask: str) -> list[Entry]:
             found = _read_kinds(kinds, place)
         else:
             found = _read_images(folder, place, missing_mask)
-        # A relative root such as "." has no name of its own.
-        entries += [entry._replace(category=root.resolve().name, split=split) for entry in found]
+        entries += [entry._replace(category=_name_of(root), split=split) for entry in found]
     return entries
 
 

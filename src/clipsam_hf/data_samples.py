@@ -41,6 +41,7 @@ def load_mask(mask: MaskInput, *, threshold: float = 0) -> np.ndarray:
 
     Raises:
         ImageReadError: If the mask cannot be read.
+        ValueError: If the threshold is negative.
 
     Example:
 
@@ -55,6 +56,7 @@ def load_mask(mask: MaskInput, *, threshold: float = 0) -> np.ndarray:
 
     ```
     """
+    _check_threshold(threshold)
     name = "the mask" if isinstance(mask, (bytes, Image.Image)) else f"the mask '{os.fspath(mask)}'"
     if isinstance(mask, Image.Image):
         return _mask_values(mask) > threshold
@@ -65,6 +67,11 @@ def load_mask(mask: MaskInput, *, threshold: float = 0) -> np.ndarray:
         raise
     except Exception as error:  # Pillow raises anything on broken bytes
         raise ImageReadError(f"Cannot read {name}: {str(error) or type(error).__name__}.") from error
+
+
+def _check_threshold(threshold: float) -> None:
+    if not threshold >= 0:  # also NaN
+        raise ValueError(f"A mask threshold must be at least 0, got {threshold!r}.")
 
 
 def _mask_values(image: Image.Image) -> np.ndarray:
@@ -121,6 +128,9 @@ class AnomalySample:
     mask_threshold: float = 0
     image: Image.Image | None = field(default=None, repr=False, compare=False)
     mask: Image.Image | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_threshold(self.mask_threshold)
 
     @property
     def has_mask(self) -> bool:
