@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ __all__ = ["Scores", "floors", "main"]
 CHECKPOINT = Path(__file__).resolve().parents[1] / "src" / "clipsam_hf" / "checkpoints" / "clipsam-tiny"
 CLASS_NAME = "object"
 LEVELS = 65_536
+LARGEST_LOGIT = 28.0
+TENSORS: Any = {"return_tensors": "pt"}
 WINDOWS = (5, 9, 17, 33, 65)
 UNRELATED = (
     ["the parliament votes on tuesday", "she reads a novel in the garden", "two horses gallop over the hill"],
@@ -42,26 +45,39 @@ class Scores:
     """
     Pixel and image figures of one method, by scikit-learn, over all pixels of all images together.
 
-    Maps are rounded to 65536 levels, so that the pixels can be counted level by level: scikit-learn gets each level
-    once for either class, weighted by its number of pixels.
+    The logits of the maps are rounded to 65536 levels, so that the pixels can be counted level by level: scikit-learn
+    gets each level once for either class, weighted by its number of pixels.
+
+    Args:
+        threshold: For "F1 at threshold"; a pixel above it is marked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threshold: float | None = None) -> None:
+        self.threshold = threshold
+        self.hits = np.zeros(3, np.int64)
         self.counts = np.zeros((2, LEVELS), np.int64)
         self.image_scores: list[float] = []
         self.image_truth: list[bool] = []
 
     def update(self, anomaly_map: np.ndarray, mask: np.ndarray, score: float | None = None) -> None:
         """Add one image: its (height, width) map in [0, 1], its truth, and its score (the mean of its top 0.1 %)."""
-        levels = np.round(np.clip(anomaly_map, 0, 1) * (LEVELS - 1)).astype(np.int64)
+        # the logit, so that the order among very small values counts as well
+        values = np.clip(anomaly_map.astype(float), 1e-12, 1 - 1e-7)
+        logit = np.clip(np.log(values / (1 - values)) / LARGEST_LOGIT, -1, 1)
+        levels = np.round((logit + 1) / 2 * (LEVELS - 1)).astype(np.int64)
         for truth in (0, 1):
             self.counts[truth] += np.bincount(levels[mask == truth], minlength=LEVELS)
+        if self.threshold is not None:
+            marked = anomaly_map > self.threshold
+            self.hits += np.array(((marked & mask).sum(), marked.sum(), mask.sum()))
         top = np.sort(anomaly_map.ravel())[-max(1, anomaly_map.size // 1000) :]
         self.image_scores.append(float(top.mean()) if score is None else score)
         self.image_truth.append(bool(mask.any()))
 
     def compute(self) -> dict[str, float]:
-        """Return pixel AUROC, AP and F1-max and image AUROC, in [0, 1]."""
+        """Return pixel AUROC, AP and F1-max, image AUROC, and F1 at the threshold (NaN without one), in [0, 1]."""
+        both, marked, real = self.hits
+        at_threshold = 2 * both / max(marked + real, 1) if self.threshold is not None else float("nan")
         truth = np.repeat((0, 1), LEVELS)
         score = np.tile(np.arange(LEVELS), 2)
         used = self.counts.ravel() > 0
@@ -72,6 +88,7 @@ class Scores:
             "pixel AP": float(average_precision_score(truth, score, sample_weight=weight)),
             "pixel F1-max": float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()),
             "image AUROC": float(roc_auc_score(self.image_truth, self.image_scores)),
+            "F1 at threshold": float(at_threshold),
         }
 
 
@@ -123,7 +140,7 @@ def build_similarity(model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalyS
 
 def embed_texts(model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor) -> dict[str, torch.Tensor]:
     """Return the text pairs to compare: the real one, the normal text twice, and two unrelated texts."""
-    inputs = processor(text=CLASS_NAME, return_tensors="pt")
+    inputs = processor(text=CLASS_NAME, **TENSORS)
     real = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
     tokens = processor.tokenizer([*UNRELATED[0], *UNRELATED[1]], padding=True, return_tensors="pt")
     shape = (1, 2, len(UNRELATED[0]), -1)
@@ -139,7 +156,7 @@ def measure_model(
     similarity, pairs = build_similarity(model), embed_texts(model, processor)
     table: dict[str, Scores] = {}
     for sample in samples:
-        inputs = processor(images=sample.image, return_tensors="pt")
+        inputs = processor(images=sample.image, **TENSORS)
         pixels, size = inputs["pixel_values"], inputs["reshaped_input_sizes"]
         feature_maps = model.get_feature_maps(pixels)
         embeddings = model.get_image_embeddings(inputs["sam_pixel_values"])
@@ -148,13 +165,13 @@ def measure_model(
             refined = model(
                 feature_maps=feature_maps, text_embeds=texts, image_embeddings=embeddings, reshaped_input_sizes=size
             )
-            rows = {
-                "similarity": plain.rough_anomaly_map,
-                "rough": refined.rough_anomaly_map,
-                "refined": refined.anomaly_map,
-            }
-            for name, anomaly_map in rows.items():
-                table.setdefault(name + suffix, Scores()).update(anomaly_map[0].numpy(), sample.mask)
+            rows = (
+                ("similarity", plain.rough_anomaly_map, None),
+                ("rough", refined.rough_anomaly_map, model.config.binarize_threshold),
+                ("refined", refined.anomaly_map, model.config.mask_threshold),
+            )
+            for name, anomaly_map, threshold in rows:
+                table.setdefault(name + suffix, Scores(threshold)).update(anomaly_map[0].numpy(), sample.mask)
     return {name: scores.compute() for name, scores in table.items()}
 
 
@@ -166,7 +183,7 @@ def seconds_per_photograph(model: ClipSamForAnomalySegmentation, processor: Clip
     times = []
     for _ in range(7):
         begin = time.perf_counter()
-        inputs = processor(images=photograph, text=CLASS_NAME, return_tensors="pt")
+        inputs = processor(images=photograph, text=CLASS_NAME, **TENSORS)
         sizes = inputs.pop("original_sizes")
         processor.post_process_anomaly_segmentation(model(**inputs), sizes)
         times.append(time.perf_counter() - begin)
@@ -178,7 +195,8 @@ def to_markdown(table: dict[str, dict[str, float]]) -> str:
     columns = list(next(iter(table.values())))
     lines = ["| map | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     lines += [
-        f"| {name} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |" for name, row in table.items()
+        f"| {name} | " + " | ".join(f"{row[column]:.3f}".replace("nan", "") for column in columns) + " |"
+        for name, row in table.items()
     ]
     return "\n".join(lines)
 

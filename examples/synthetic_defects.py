@@ -234,7 +234,7 @@ def patch(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     """Cut and paste: an area shows another part of the same image, turned."""
     cover = region(canvas, rng)
     other = np.roll(canvas.image, tuple(rng.integers(canvas.size // 8, canvas.size, 2)), (0, 1))
-    other = np.rot90(other, rng.integers(1, 4))
+    other = np.rot90(other, int(rng.integers(1, 4)))
     return blend(canvas.image, np.clip(other + np.float32(rng.normal(0, 0.05)), 0, 1), cover), cover
 
 

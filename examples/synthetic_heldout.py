@@ -80,7 +80,7 @@ def terrazzo(rng: np.random.Generator, side: int) -> np.ndarray:
     count = int((side / rng.uniform(7, 22)) ** 2)
     points = rng.uniform(0, side, (count, 2))
     rows = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
-    distance, nearest = cKDTree(points, boxsize=side).query(rows)
+    distance, nearest = cKDTree(points, boxsize=np.full(2, side)).query(rows)
     sizes, shades = rng.uniform(2, 9, count), rng.uniform(0, 1, count)
     chip = np.where(distance < sizes[nearest], shades[nearest], 0.55).reshape(side, side)
     return rescale(chip + 0.15 * power_noise(rng, side, 1.0))
@@ -246,7 +246,7 @@ def crease(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 def bleach(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A run of liquid that pales the material: drops with a drip below each."""
-    cover = np.zeros(canvas.support.shape, np.float32)
+    cover: np.ndarray = np.zeros(canvas.support.shape, np.float32)
     start = canvas.place(rng)
     for _ in range(rng.integers(1, 4)):
         drop = start + rng.normal(0, 0.05 * canvas.size, 2)
@@ -270,7 +270,7 @@ HELDOUT_DEFECTS: dict[str, Defect] = {
     "smear": smear,
     "thread": thread,
 }
-HELDOUT_STATES = {kind: (f"{{}} with {kind}",) for kind in HELDOUT_DEFECTS}
+HELDOUT_STATES: dict[str, tuple[str, ...]] = {kind: (f"{{}} with {kind}",) for kind in HELDOUT_DEFECTS}
 
 
 def heldout_images() -> SyntheticImages:

@@ -100,7 +100,8 @@ def run_steps(
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     model.train()
-    begin, seen, sums = time.monotonic(), 0, {}
+    sums: dict[str, list[float]] = {}
+    begin, seen = time.monotonic(), 0
     while step < last_step:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, peak, warmup)

@@ -186,7 +186,8 @@ def first_weights(settings: SamSettings, images: SyntheticImages, image_size: in
         model.vision_encoder.patch_embed.projection.weight.copy_(filters)
         waves = model.shared_image_embedding.positional_embedding
         waves.copy_(1.5 * torch.randn_like(waves))
-        model.vision_encoder.pos_embed.normal_(std=0.02)
+        if model.vision_encoder.pos_embed is not None:
+            model.vision_encoder.pos_embed.normal_(std=0.02)
     return model
 
 
@@ -194,10 +195,11 @@ def train_sam(settings: SamSettings, images: SyntheticImages, folder: Path) -> S
     """Train the stage (or go on with it) and save the network to `folder`/sam."""
     torch.manual_seed(images.seed)
     num_steps = settings.schedule[-1][0]
-    model = first_weights(settings, images, settings.schedule[0][1])
+    first_size = settings.schedule[0][1]
+    model = first_weights(settings, images, first_size)
     first_step = first_index = 0
     for last_step, size, batch_size in settings.schedule:
-        if size != model.config.vision_config.image_size:
+        if size != first_size:
             model = widen(model, settings, size)
         # never the images of the CLIP stage
         phase = (10_000_000 + first_index, first_step, size, batch_size)

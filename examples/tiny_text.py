@@ -4,6 +4,7 @@
 
 import itertools
 import json
+from typing import Any
 
 from synthetic_words import (
     ABNORMAL_STATES,
@@ -51,7 +52,7 @@ def build_tokenizer() -> CLIPTokenizer:
         show_progress=False,
     )
     learner.train_from_iterator(corpus(), trainer)
-    merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     words = ("".join(merge) for merge in merges)
     ends = (f"{byte}</w>" for byte in alphabet)
     tokens = dict.fromkeys([*alphabet, *ends, *words, "<|startoftext|>", "<|endoftext|>"])

@@ -10,14 +10,14 @@ marked), sometimes one that is not, or both texts are normal, or they are about 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve
 from synthetic import Sample, SyntheticImages
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, TEMPLATES, fill
-from tiny_clip import KINDS
+from tiny_clip import KINDS, ClipSettings
 from tiny_common import CLIP_PIXELS, normalise
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
@@ -30,6 +30,7 @@ from clipsam_hf.training import train_umci
 
 __all__ = ["UmciBatches", "UmciSettings", "build_processor", "calibrate", "f1_threshold", "train_head"]
 
+TENSORS: Any = {"return_tensors": "pt"}
 UNRELATED = (
     "a dog runs on the beach",
     "two people drink coffee",
@@ -51,9 +52,10 @@ class UmciSettings:
     """Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase."""
 
     image_size: int = 256
+    feature_layers: tuple[int, ...] = ClipSettings.feature_layers
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
-    head: str = "conv"
+    head: Literal["conv", "text"] = "conv"
     schedule: tuple[tuple[int, int, int], ...] = ((1300, 128, 16), (1650, 256, 6))
     learning_rate: float = 1e-3
     warmup_steps: int = 100
@@ -188,7 +190,7 @@ def train_head(
     config = ClipSamConfig(
         clip_config=clip.config,
         sam_config=sam.config,
-        feature_layers=tuple(range(2, clip.config.vision_config.num_hidden_layers + 1)),
+        feature_layers=settings.feature_layers,
         image_size=settings.image_size,
         umci_hidden_size=settings.umci_hidden_size,
         scale_sizes=settings.scale_sizes,
@@ -231,12 +233,12 @@ def calibrate(
     """Choose the three thresholds by F1 on generated training images and store them in the configuration."""
     size = model.config.image_size
     samples = [images.sample(30_000_000 + number, size=size) for number in range(num_images)]
-    inputs = processor(text="object", return_tensors="pt")
+    inputs = processor(text="object", **TENSORS)
     text_embeds = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
     truth = np.stack([sample.mask for sample in samples])
 
     def predict(sample: Sample, *, refine: bool) -> tuple[np.ndarray, float]:
-        pixels = processor(images=sample.image, return_sam_inputs=refine, return_tensors="pt")
+        pixels = processor(images=sample.image, return_sam_inputs=refine, **TENSORS)
         pixels.pop("original_sizes")
         output = model(**pixels, text_embeds=text_embeds)
         return output.anomaly_map[0].numpy(), float(output.pred_score)
@@ -247,5 +249,5 @@ def calibrate(
     maps, scores = zip(*(predict(sample, refine=True) for sample in samples), strict=True)
     model.config.mask_threshold, f1 = f1_threshold(truth, np.stack(maps))
     log(f"mask_threshold {model.config.mask_threshold:.4f}, F1 {f1:.4f}")
-    model.config.decision_threshold, f1 = f1_threshold(truth.any((1, 2)), np.array(scores))
+    model.config.decision_threshold, f1 = f1_threshold(np.any(truth, axis=(1, 2)), np.array(scores))
     log(f"decision_threshold {model.config.decision_threshold:.4f}, F1 {f1:.4f} on whole images")

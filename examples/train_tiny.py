@@ -32,7 +32,7 @@ def finish(folder: Path, images: SyntheticImages, settings: UmciSettings) -> Non
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
     tokenizer = build_tokenizer()
     model = train_head(clip, sam, tokenizer, images, settings, head_folder)
-    clip_size, sam_size = model.config.image_size, sam.config.vision_config.image_size
+    clip_size, sam_size = model.config.image_size, SamSettings().image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
     calibrate(model, processor, images, settings.calibration_images)
     model.save_pretrained(head_folder / "clipsam-tiny")
