@@ -165,6 +165,17 @@ def _load_model(
     model: str | None, revision: str | None, clip: str | None, sam: str | None, settings: Mapping[str, Any]
 ) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor, str]:
     """Load a ClipSAM, or put one together from a CLIP and a SAM; with the name that reports give it."""
+    try:
+        return _load_parts(model, revision, clip, sam, settings)
+    except OSError as error:
+        # The library's own message may be about the network alone
+        names = " and ".join(repr(name) for name in (model, clip, sam) if name) or f"'{EMBEDDED_CHECKPOINT}'"
+        raise OSError(f"cannot load {names}: {error}") from error
+
+
+def _load_parts(
+    model: str | None, revision: str | None, clip: str | None, sam: str | None, settings: Mapping[str, Any]
+) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor, str]:
     if clip is None and sam is None:
         source = str(EMBEDDED_CHECKPOINT) if model is None else model
         network = ClipSamForAnomalySegmentation.from_pretrained(source, revision=revision or "main", **settings)
