@@ -353,6 +353,13 @@ def test_training_changes_the_head_and_nothing_else(make_model: Any, inputs: Inp
     assert all(name.endswith("key.bias") for name in unchanged)  # softmax does not see a key's bias
 
 
+def test_sam_is_never_trained(make_model: Any, inputs: Inputs, sam_inputs: Inputs) -> None:
+    model = make_model(freeze_backbones=False, binarize_threshold=0.0).train()
+    training_step(model, {**inputs, **sam_inputs})
+    assert not model.sam.training
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.sam.parameters())
+
+
 def test_free_backbones_get_gradients(make_model: Any, inputs: Inputs) -> None:
     model = make_model(freeze_backbones=False).train()
     training_step(model, {"pixel_values": inputs["pixel_values"], "input_ids": torch.randint(3, 98, (2, 2, 7))})
