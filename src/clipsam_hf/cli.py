@@ -180,14 +180,19 @@ def _load_parts(
         source = str(EMBEDDED_CHECKPOINT) if model is None else model
         network = ClipSamForAnomalySegmentation.from_pretrained(source, revision=revision or "main", **settings)
         processor = ClipSamProcessor.from_pretrained(source, revision=revision or "main")
-        return network, processor, EMBEDDED_CHECKPOINT.name if model is None else model
+        return network, processor, _public_name(source)
     if clip is None or sam is None:
         raise ValueError("--clip and --sam belong together")
     if model is not None or revision is not None:
         raise ValueError("--model and --revision cannot be combined with --clip and --sam")
     network = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(clip, sam, **settings)
     processor = ClipSamProcessor.from_clip_sam_pretrained(clip, sam, image_size=network.config.image_size)
-    return network, processor, f"{clip} + {sam}"
+    return network, processor, f"{_public_name(clip)} + {_public_name(sam)}"
+
+
+def _public_name(source: str) -> str:
+    """Name a folder without the place where it lies, which is nobody's business in a report."""
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def _parse_size(text: str) -> int | None:

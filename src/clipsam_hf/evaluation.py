@@ -164,7 +164,7 @@ def evaluate(
         ImportError: if there are several processes and no accelerate.
     """
     options = options or EvaluationOptions()
-    _check_request(model, output_dir, overwrite, save_maps, batch_size, num_workers)
+    _check_request(model, output_dir, overwrite, save_maps, cache_dir, batch_size, num_workers)
     processes = _join_processes(device)
     if processes.total > 1 and output_dir is None:
         raise ValueError("Several processes need `output_dir`, a folder that all of them see.")
@@ -222,16 +222,20 @@ def check_output(output_dir: str | os.PathLike[str], *, overwrite: bool = False)
         FileExistsError: if it holds results or anything else, and `overwrite` is not set.
     """
     folder = Path(output_dir)
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"output must be a folder, but {str(nearest)!r} is a file")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"{str(nearest)!r} is not writable")
+    _check_writable("output_dir", folder)
     # Listed once: another process of the same run may be making its state right now
-    names = {path.name for path in folder.iterdir()} if nearest == folder else set()
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and STATE_NAME not in names and not overwrite:
         what = "results" if FILE_NAMES["json"] in names else "files"
         raise FileExistsError(f"{str(folder)!r} already holds {what}; take another folder, or `overwrite`")
+
+
+def _check_writable(name: str, folder: Path) -> None:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"`{name}` must be a folder, but {str(nearest)!r} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"`{name}` cannot be written: {str(nearest)!r} is not writable")
 
 
 def _check_request(
@@ -239,6 +243,7 @@ def _check_request(
     output_dir: str | os.PathLike[str] | None,
     overwrite: bool,
     save_maps: bool,
+    cache_dir: str | os.PathLike[str] | None,
     batch_size: int,
     num_workers: int,
 ) -> None:
@@ -255,6 +260,8 @@ def _check_request(
         check_output(output_dir, overwrite=overwrite)
     elif save_maps:
         raise ValueError("`save_maps` needs `output_dir`")
+    if cache_dir is not None:
+        _check_writable("cache_dir", Path(cache_dir))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

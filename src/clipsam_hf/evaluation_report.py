@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ _HEADINGS = {
 }
 _NOT_IN_TEXT = {"pixel_f1_threshold", "region_recall_small", "region_recall_medium", "region_recall_large"}
 
+_TEXT_WIDTH = 110
 _EXPLANATION = (
     "Figures in percent, of all images of a row, good ones included; `found` is the share of the defect regions of"
     " which enough pixels reach the F1-max threshold. A row of one defect kind holds the good images and those of that"
@@ -88,8 +90,8 @@ class EvaluationResults:
     Example:
         >>> row = ResultRow("rough", "candle", ALL_KINDS, {"pixel_auroc": 0.875})
         >>> print(EvaluationResults([row], {"size": 518}).to_text())  # doctest: +ELLIPSIS
-        rough map  px AUROC
-        candle         87.5
+        rough map  images  abnormal  px AUROC
+        candle          -         -      87.5
         ...
     """
 
@@ -128,7 +130,8 @@ class EvaluationResults:
                     for line in cells
                 )
             )
-        blocks.append("\n".join([*self._remarks(), *(f"note: {note}" for note in self.notes)]))
+        remarks = [*self._remarks(), *(f"note: {note}" for note in self.notes)]
+        blocks.append("\n".join(textwrap.fill(remark, _TEXT_WIDTH) for remark in remarks))
         blocks.append("\n".join(["protocol", *(f"  {name}: {value}" for name, value in _flatten(self.protocol))]))
         return "\n\n".join(blocks) + "\n"
 
@@ -199,10 +202,11 @@ class EvaluationResults:
 
 def _cells(title: str, rows: Sequence[ResultRow], figures: Sequence[str], *, digits: int) -> list[list[str]]:
     """Return the texts of a table, its heading first."""
-    cells = [[title, *(_HEADINGS[name] for name in figures)]]
+    cells = [[title, "images", "abnormal", *(_HEADINGS[name] for name in figures)]]
     for row in rows:
         name = row.category if row.kind == ALL_KINDS else f"{row.category} / {row.kind}"
-        cells.append([name, *(_format(row, figure, digits) for figure in figures)])
+        counts = [str(row.counts.get(count, "-")) for count in ("images", "abnormal_images")]
+        cells.append([name, *counts, *(_format(row, figure, digits) for figure in figures)])
     return cells
 
 
