@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.metrics import precision_recall_curve
+from sklearn.metrics import precision_recall_curve, roc_curve
 from synthetic import Sample, SyntheticImages
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, TEMPLATES, fill
 from tiny_clip import KINDS, ClipSettings
@@ -64,7 +64,10 @@ class UmciSettings:
     absent_kind: float = 0.1
     both_normal: float = 0.1
     min_region_fraction: float = 32 / 256**2
-    calibration_images: int = 240
+    binarize_candidates: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
+    mask_fusion: Literal["soft", "binary"] = "binary"
+    multimask_output: bool = True
+    calibration_images: int = 120
 
 
 def build_processor(tokenizer: CLIPTokenizer, *, clip_size: int, sam_size: int) -> ClipSamProcessor:
@@ -187,6 +190,7 @@ def train_head(
 ) -> ClipSamForAnomalySegmentation:
     """Put both networks together, train UMCI (or go on with it) and return the model without thresholds."""
     torch.manual_seed(images.seed)
+    clip.config._name_or_path = sam.config._name_or_path = ""
     config = ClipSamConfig(
         clip_config=clip.config,
         sam_config=sam.config,
@@ -196,6 +200,8 @@ def train_head(
         scale_sizes=settings.scale_sizes,
         head=settings.head,
         min_region_fraction=settings.min_region_fraction,
+        mask_fusion=settings.mask_fusion,
+        multimask_output=settings.multimask_output,
         auxiliary_dataset="clipsam-tiny synthetic images",
     )
     model = ClipSamForAnomalySegmentation(config)
@@ -222,32 +228,49 @@ def f1_threshold(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     return float(thresholds[best]), float(f1[best])
 
 
+def decision(truth: np.ndarray, score: np.ndarray) -> float:
+    """Return the threshold with the best balance of found defects and false alarms (Youden)."""
+    false_alarms, found, thresholds = roc_curve(truth, score)
+    return float(thresholds[1:][(found - false_alarms)[1:].argmax()])
+
+
 @torch.no_grad()
 def calibrate(
     model: ClipSamForAnomalySegmentation,
     processor: ClipSamProcessor,
     images: SyntheticImages,
-    num_images: int,
+    settings: UmciSettings,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Choose the three thresholds by F1 on generated training images and store them in the configuration."""
-    size = model.config.image_size
-    samples = [images.sample(30_000_000 + number, size=size) for number in range(num_images)]
+    """Choose the three thresholds on generated training images and store them in the configuration."""
+    config, count = model.config, settings.calibration_images
+    samples = [images.sample(30_000_000 + number, size=config.image_size) for number in range(count)]
     inputs = processor(text="object", **TENSORS)
     text_embeds = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
+    pixels = [processor(images=sample.image, **TENSORS) for sample in samples]
+    stages = [model.get_feature_maps(each["pixel_values"]) for each in pixels]
+    embeddings = [model.get_image_embeddings(each["sam_pixel_values"]) for each in pixels]
     truth = np.stack([sample.mask for sample in samples])
 
-    def predict(sample: Sample, *, refine: bool) -> tuple[np.ndarray, float]:
-        pixels = processor(images=sample.image, return_sam_inputs=refine, **TENSORS)
-        pixels.pop("original_sizes")
-        output = model(**pixels, text_embeds=text_embeds)
-        return output.anomaly_map[0].numpy(), float(output.pred_score)
-
-    rough = np.stack([predict(sample, refine=False)[0] for sample in samples])
-    model.config.binarize_threshold, f1 = f1_threshold(truth, rough)
-    log(f"binarize_threshold {model.config.binarize_threshold:.4f}, F1 {f1:.4f} on {num_images} training images")
-    maps, scores = zip(*(predict(sample, refine=True) for sample in samples), strict=True)
-    model.config.mask_threshold, f1 = f1_threshold(truth, np.stack(maps))
-    log(f"mask_threshold {model.config.mask_threshold:.4f}, F1 {f1:.4f}")
-    model.config.decision_threshold, f1 = f1_threshold(np.any(truth, axis=(1, 2)), np.array(scores))
-    log(f"decision_threshold {model.config.decision_threshold:.4f}, F1 {f1:.4f} on whole images")
+    # regions must be worth a prompt: the threshold of the rough map is the one whose refined map is best
+    best = (-1.0, 0.0, 0.0, np.zeros(count))
+    for candidate in settings.binarize_candidates:
+        config.binarize_threshold = candidate
+        outputs = [
+            model(
+                feature_maps=feature_maps,
+                text_embeds=text_embeds,
+                image_embeddings=embedding,
+                reshaped_input_sizes=each["reshaped_input_sizes"],
+            )
+            for each, feature_maps, embedding in zip(pixels, stages, embeddings, strict=True)
+        ]
+        maps = np.concatenate([output.anomaly_map.numpy() for output in outputs])
+        threshold, f1 = f1_threshold(truth, maps)
+        log(f"binarize_threshold {candidate}: F1 of the refined map {f1:.4f} at {threshold:.4f}")
+        scores = torch.cat([output.pred_score for output in outputs]).numpy()
+        best = max(best, (f1, candidate, threshold, scores), key=lambda found: found[0])
+    _, config.binarize_threshold, config.mask_threshold, scores = best
+    config.decision_threshold = decision(np.any(truth, axis=(1, 2)), scores)
+    rough = np.concatenate([output.rough_anomaly_map.numpy() for output in outputs])
+    log(f"F1 of the rough map {f1_threshold(truth, rough)[1]:.4f}; decision_threshold {config.decision_threshold:.4f}")

@@ -34,7 +34,7 @@ def finish(folder: Path, images: SyntheticImages, settings: UmciSettings) -> Non
     model = train_head(clip, sam, tokenizer, images, settings, head_folder)
     clip_size, sam_size = model.config.image_size, SamSettings().image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
-    calibrate(model, processor, images, settings.calibration_images)
+    calibrate(model, processor, images, settings)
     model.save_pretrained(head_folder / "clipsam-tiny")
     processor.save_pretrained(head_folder / "clipsam-tiny")
 
