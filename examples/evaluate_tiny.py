@@ -76,7 +76,7 @@ class Scores:
 
     def compute(self) -> dict[str, float]:
         """Return pixel AUROC, AP and F1-max, image AUROC, and F1 at the threshold (NaN without one), in [0, 1]."""
-        both, marked, real = self.hits
+        both, marked, real = self.hits.tolist()
         at_threshold = 2 * both / max(marked + real, 1) if self.threshold is not None else float("nan")
         truth = np.repeat((0, 1), LEVELS)
         score = np.tile(np.arange(LEVELS), 2)

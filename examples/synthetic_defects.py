@@ -90,9 +90,9 @@ def blob(
     """Return the cover in [0, 1] of an irregular round shape; `soft` is its edge's width as a part of the radius."""
     x, y = grid(size)
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(0.5, 1)
-    u, v = x - np.float32(centre[0]), y - np.float32(centre[1])
+    across, down = x - np.float32(centre[0]), y - np.float32(centre[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    u, v = cos * u + sin * v, (cos * v - sin * u) / np.float32(stretch)
+    u, v = cos * across + sin * down, (cos * down - sin * across) / np.float32(stretch)
     theta = np.arctan2(v, u)
     outline = np.ones_like(theta)
     for order in range(2, 6):

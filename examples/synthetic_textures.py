@@ -93,7 +93,8 @@ def leather(rng: np.random.Generator, side: int) -> np.ndarray:
     count = max(int((side / period) ** 2), 16)
     tree = cKDTree(rng.uniform(0, side, (count, 2)), boxsize=np.full(2, side))
     grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
-    first, second = tree.query(grid, k=2)[0].T.reshape(2, side, side)
+    distances = np.asarray(tree.query(grid, k=2)[0])
+    first, second = distances.T.reshape(2, side, side)
     return rescale(np.minimum((second - first) / period, rng.uniform(0.3, 0.9)) + 0.1 * power_noise(rng, side, 1.0))
 
 
