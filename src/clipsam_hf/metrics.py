@@ -493,8 +493,8 @@ def format_results(results: MetricResults) -> str:
     Example:
         >>> metrics = AnomalyMetrics().update(np.array([[0.9, 0.1]]), np.array([[1, 0]]), "candle")
         >>> _ = metrics.update(np.array([[0.2, 0.1]]), None, "candle")
-        >>> print(format_results(metrics.compute()).splitlines()[1][:27])
-        candle                100.0
+        >>> print(format_results(metrics.compute()).splitlines()[-1])
+        pixel figures: exact, by rank; AUPRO up to a false positive rate of 0.3
     """
     intervals = {**results.get("intervals", {}), "mean": results.get("mean_interval", {})}
     figures = list(results["mean"])
