@@ -172,7 +172,7 @@ class ClipSamConfig(PreTrainedConfig):
     image_score: Literal["top_fraction", "max", "text"] = "top_fraction"
     score_top_fraction: float | int = 0.001
 
-    stage_loss_weights: list[float] | tuple[float, ...] | None = None
+    stage_loss_weights: list[float | int] | tuple[float | int, ...] | None = None
     focal_gamma: float | int = 2.0
     freeze_backbones: bool = True
     auxiliary_dataset: str | None = None

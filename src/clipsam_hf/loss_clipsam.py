@@ -60,7 +60,8 @@ def focal_loss(logits: Tensor, target: Tensor, weight: Tensor, *, gamma: float =
     """
     log_probabilities = logits.float().log_softmax(dim=1)  # (batch_size, 2, height, width)
     targets = torch.stack((1 - target, target), dim=1)  # (batch_size, 2, height, width)
-    focus = (1 - log_probabilities.exp()).clamp_min(0) ** gamma
+    # Not 0, where a gamma below 1 has an infinite slope
+    focus = (1 - log_probabilities.exp()).clamp_min(torch.finfo(torch.float32).eps) ** gamma
     per_cell = -(targets * focus * log_probabilities).sum(dim=1)  # (batch_size, height, width)
     return (per_cell * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6)
 

@@ -120,6 +120,10 @@ class ClipSamPreTrainedModel(PreTrainedModel):
         """
         if pretrained_model_name_or_path is not None:
             kwargs.setdefault("use_safetensors", True)
+            folder = os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            # The library would build the default model, at its full size
+            if kwargs.get("config") is None and os.path.isdir(folder) and "config.json" not in os.listdir(folder):
+                raise OSError(f"The folder {folder!r} has no config.json.")
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -131,7 +135,9 @@ class ClipSamPreTrainedModel(PreTrainedModel):
         missing = sorted(loading_info["missing_keys"])
         if missing and pretrained_model_name_or_path is not None and not ignore_mismatched_sizes:
             raise ValueError(_missing_tensors_message(pretrained_model_name_or_path, missing))
-        model._head_is_loaded = not any(key.startswith("umci.") for key in missing)
+        random = [*missing, *(key for key, *_ in loading_info["mismatched_keys"])]
+        model._head_is_loaded = not any(key.startswith("umci.") for key in random)
+        model._head_versions = model._count_head_updates()
         return (model, loading_info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
@@ -218,11 +224,16 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
         config_kwargs.setdefault("feature_layers", quarters)
         config_kwargs.setdefault("image_size", max(1, round(518 / patch_size)) * patch_size)
+        # A composite configuration resets its parts' attention, which their loading has chosen.
+        attention = {
+            "clip_config": clip.config._attn_implementation,
+            "sam_config": sam.config._attn_implementation,
+        }
         # The objects, not dictionaries: the sub-models and the configuration must go on sharing them.
         config = ClipSamConfig(clip_config=clip.config, sam_config=sam.config, localizer=localizer, **config_kwargs)
 
         with torch.device("meta"):
-            skeleton = cls(config)
+            skeleton = cls._from_config(config, attn_implementation=attention)
         model = skeleton._adopt_backbones(clip, sam)
         if localizer == "umci":
             logger.warning("The UMCI head is new: train it before use, or take `localizer='similarity'`.")
@@ -249,6 +260,14 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         if self.config.localizer == "similarity" or self._head_is_loaded:
             return True
         return self._count_head_updates() != self._head_versions
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's parameters count their updates from 0 again
+        return {**self.__dict__, "_head_is_loaded": self.head_is_trained}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._head_versions = self._count_head_updates()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.clip.text_model.get_input_embeddings()
