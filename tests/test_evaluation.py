@@ -31,6 +31,9 @@ from clipsam_hf.metrics import resize_mask
 from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 
 
+# Noise has more regions above its median than the two that keep these tests fast
+pytestmark = pytest.mark.filterwarnings("ignore:.* regions are above the threshold:UserWarning")
+
 Parts = tuple[ClipSamForAnomalySegmentation, ClipSamProcessor]
 SMALL = EvaluationOptions(size=48)
 
