@@ -20,7 +20,7 @@ quality:  ## Check style and types without changing anything
 	$(PYTHON) -m mypy
 
 test:  ## Run the tests, without the slow ones
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 test-slow:  ## Run the slow tests: full-size networks with random weights
 	$(PYTHON) -m pytest -m slow --timeout 600

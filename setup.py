@@ -33,6 +33,7 @@ TESTS_REQUIRE = sorted(
         "hypothesis>=6.130.0",
         "pytest>=8.4.0",
         "pytest-timeout>=2.4.0",
+        "pytest-xdist>=3.8.0",
         *TRAIN_REQUIRE,
         *EVAL_REQUIRE,
         *DEMO_REQUIRE,

@@ -41,7 +41,7 @@ COMMANDS = {
     "test": [
         *SETUP,
         'python3.11 -m pip --python .venv/bin/python install -c constraints.txt ".[tests]" &&',
-        ".venv/bin/python -m pytest",
+        ".venv/bin/python -m pytest -n 2",
     ],
 }
 

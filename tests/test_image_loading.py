@@ -331,7 +331,9 @@ def test_other_dtypes_raise(dtype):
         load_rgb(np.zeros((2, 2), dtype))
 
 
-@pytest.mark.parametrize("source", [None, 3, [PIXELS], {"image": PIXELS}, StringIO("text")], ids=repr)
+@pytest.mark.parametrize(
+    "source", [None, 3, [PIXELS], {"image": PIXELS}, StringIO("text")], ids=lambda source: type(source).__name__
+)
 def test_other_types_raise(source):
     with pytest.raises(TypeError, match=f"An image must be a path.*, got {type(source).__name__}"):
         load_rgb(source)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_clipsam import ClipSamConfig
+from .data import AnomalyFolder
 from .image_loading import ImageReadError
 from .metrics import AnomalyMetrics
 from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, ClipSamPreTrainedModel
@@ -39,6 +40,7 @@ if TASK not in PIPELINE_REGISTRY.supported_tasks:  # the registry warns of a sec
 
 __all__ = [
     "EMBEDDED_CHECKPOINT",
+    "AnomalyFolder",
     "AnomalyMetrics",
     "ClipSamConfig",
     "ClipSamForAnomalySegmentation",
