@@ -124,6 +124,14 @@ class ClipSamConfig(PreTrainedConfig):
         freeze_backbones (`bool`, defaults to `True`): CLIP gets no gradient and stays in evaluation mode. The trained
             part is UMCI [S]; with `False`, CLIP is trained too. SAM is never trained: unmodified [S].
         auxiliary_dataset (`str`, *optional*): Name of the set that the checkpoint was trained on.
+        auxiliary_epochs (`int`, *optional*): Epochs of that training, fixed before it began. [M .35] has 6.
+        auxiliary_seed (`int`, *optional*): Seed of that training.
+        clip_name_or_path (`str`, *optional*): Repository or folder that CLIP was loaded from.
+        clip_revision (`str`, *optional*): The commit of that repository.
+        sam_name_or_path (`str`, *optional*): Repository or folder that SAM was loaded from.
+        sam_revision (`str`, *optional*): The commit of that repository.
+        backbones_saved (`bool`, defaults to `True`): Whether the checkpoint holds CLIP's and SAM's weights; with
+            `False` it holds the trained head alone, and the backbones are loaded from the four fields above.
 
     Raises:
         ValueError: If fields contradict each other; the message names both.
@@ -176,6 +184,14 @@ class ClipSamConfig(PreTrainedConfig):
     focal_gamma: float | int = 2.0
     freeze_backbones: bool = True
     auxiliary_dataset: str | None = None
+    auxiliary_epochs: int | None = None
+    auxiliary_seed: int | None = None
+
+    clip_name_or_path: str | None = None
+    clip_revision: str | None = None
+    sam_name_or_path: str | None = None
+    sam_revision: str | None = None
+    backbones_saved: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_about_unknown_fields(kwargs)
