@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import schedule, train_umci, trained_parameters
@@ -69,12 +70,11 @@ def test_frozen_parts_stay_as_they_are(tiny_model: ClipSamForAnomalySegmentation
     assert tiny_model.head_is_trained
 
 
-def test_the_state_holds_the_trained_part_only(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_trained_part_only(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
     train_umci(tiny_model, batch_of_step, num_steps=1, output_dir=tmp_path)
-    state = torch.load(tmp_path / "training_state.pt", weights_only=True)
 
-    assert set(state["model"]) == set(trained_parameters(tiny_model))
-    assert [path.name for path in tmp_path.iterdir()] == ["training_state.pt"]
+    assert set(load_file(tmp_path / "checkpoint-1" / "trained.safetensors")) == set(trained_parameters(tiny_model))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 
 def test_the_state_of_another_model_is_refused(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
