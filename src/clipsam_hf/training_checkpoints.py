@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run keeps on the disk: only what is trained, never half of it.
 
-A checkpoint is a folder `checkpoint-<step>`. It is written under a hidden name, forced to the disk, marked as complete,
+A checkpoint is a folder `checkpoint-<step>`. It is written under a hidden name, forced to the disk, marked complete,
 and only then given its own name; older ones go afterwards. So at any moment, a kill or a full disk included, the
 newest folder with a marker is whole.
 

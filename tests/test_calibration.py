@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds are those of the training set, and the model's own `>` finds with them what the figures say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsam_hf.calibration import Calibration, calibrate
+from clipsam_hf.data import AnomalySample
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.processing_clipsam import ClipSamProcessor
+
+
+def sample(number: int, label: int) -> AnomalySample:
+    """A photograph of noise, with a bright square if it is abnormal."""
+    rng = np.random.default_rng(number)
+    pixels, mask = rng.integers(0, 60, (40, 48, 3), dtype=np.uint8), np.zeros((40, 48), dtype=np.uint8)
+    if label:
+        pixels[10:26, 12:32], mask[10:26, 12:32] = 255, 255
+    return AnomalySample(
+        image_path=Path(f"{number}.png"),
+        mask_path=None,
+        label=label,
+        category="plate",
+        class_name="plate",
+        defect_type=None,
+        split="test",
+        image=Image.fromarray(pixels),
+        mask=Image.fromarray(mask) if label else None,
+    )
+
+
+SAMPLES = [sample(number, label=number % 2) for number in range(6)]
+
+
+@pytest.fixture
+def trained(tiny_model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalySegmentation:
+    with torch.no_grad():
+        for parameter in tiny_model.umci.parameters():
+            parameter.mul_(1.0)
+    return tiny_model
+
+
+def rough_maps(model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor) -> tuple[np.ndarray, np.ndarray]:
+    inputs = processor(
+        images=[each.image for each in SAMPLES], text="plate", return_sam_inputs=False, return_tensors="pt"
+    )
+    del inputs["original_sizes"]
+    with torch.no_grad():
+        outputs = model(**inputs)
+    return outputs.rough_anomaly_map.numpy(), outputs.pred_score.numpy()
+
+
+def test_the_threshold_of_the_rough_map_has_the_best_f1(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    from clipsam_hf.metrics import resize_mask
+
+    found = calibrate(trained, tiny_processor, SAMPLES, refine=False)
+    maps, _ = rough_maps(trained, tiny_processor)
+    masks = np.stack([resize_mask(each.load_mask(), (32, 32), "bilinear") for each in SAMPLES])
+
+    def f1(threshold: float) -> float:
+        marked = maps > threshold
+        return 2 * (marked & masks).sum() / (marked.sum() + masks.sum())
+
+    assert f1(found.binarize_threshold) == pytest.approx(found.rough_f1)
+    # The histogram's step may hide a better threshold that differs in the fourth digit
+    assert found.rough_f1 == pytest.approx(max(f1(value) for value in np.unique(maps)), abs=2e-3)
+
+
+def test_the_thresholds_are_stored_in_the_configuration(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    found = calibrate(trained, tiny_processor, SAMPLES, batch_size=4)
+    config = trained.config
+
+    assert found.binarize_threshold == config.binarize_threshold != 0.5
+    assert found.mask_threshold == config.mask_threshold
+    assert found.decision_threshold == config.decision_threshold
+    assert config.calibrated_refine is True and found.num_images == 6
+
+
+def test_without_refinement_both_maps_have_one_threshold(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    found = calibrate(trained, tiny_processor, SAMPLES, refine=False)
+
+    assert found.mask_threshold == found.binarize_threshold
+    assert trained.config.calibrated_refine is False
+
+
+def test_the_decision_finds_most_defects_for_the_fewest_false_alarms(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    found = calibrate(trained, tiny_processor, SAMPLES, refine=False)
+    _, scores = rough_maps(trained, tiny_processor)
+    labels = np.array([each.label for each in SAMPLES], dtype=bool)
+
+    def balance(threshold: float) -> float:
+        return (scores[labels] > threshold).mean() - (scores[~labels] > threshold).mean()
+
+    assert found.decision_threshold is not None
+    assert balance(found.decision_threshold) == pytest.approx(max(balance(value) for value in [0, *scores]))
+    assert found.found_images == (scores[labels] > found.decision_threshold).mean()
+    assert found.false_alarms == (scores[~labels] > found.decision_threshold).mean()
+
+
+def test_without_good_images_there_is_no_decision(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    trained.config.decision_threshold = 0.5
+    found = calibrate(trained, tiny_processor, [each for each in SAMPLES if each.label], refine=False)
+
+    assert found.decision_threshold is None is trained.config.decision_threshold
+
+
+def test_good_images_alone_are_refused(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    with pytest.raises(ValueError, match="pixels of both kinds"):
+        calibrate(trained, tiny_processor, SAMPLES[::2], refine=False)
+
+
+def test_a_random_head_is_refused(tiny_model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor) -> None:
+    with pytest.raises(ValueError, match="random weights"):
+        calibrate(tiny_model, tiny_processor, SAMPLES)
+
+
+def test_the_result_is_plain_data() -> None:
+    found = Calibration(0.4, 0.3, None, 0.8, 0.9, None, None, True, 2)
+
+    assert found.to_dict()["mask_threshold"] == 0.3
