@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, PreTrainedModel, SamModel
+from transformers import CLIPModel, SamModel
 from transformers import initialization as init
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .checkpoint_clipsam import BACKBONES, ClipSamCheckpointModel, find_origin, load_backbone
 from .configuration_clipsam import ClipSamConfig
 from .loss_clipsam import anomaly_segmentation_loss
 from .refinement_clipsam import SamPrompts, build_prompts, find_regions, fuse_masks, merge_maps, score_map
@@ -69,7 +70,7 @@ class ClipSamOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class ClipSamPreTrainedModel(PreTrainedModel):
+class ClipSamPreTrainedModel(ClipSamCheckpointModel):
     """Base class: weights' initialisation and what the library must know to load, place and convert the model."""
 
     config: ClipSamConfig
@@ -90,65 +91,6 @@ class ClipSamPreTrainedModel(PreTrainedModel):
             init.kaiming_normal_(module.weight, nonlinearity="linear")
             if module.bias is not None:
                 init.zeros_(module.bias)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args: Any,
-        ignore_mismatched_sizes: bool = False,
-        output_loading_info: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Loads a model as the library does, but never with random weights in silence.
-
-        Only safetensors are read unless `use_safetensors=False` is given.
-
-        Args:
-            pretrained_model_name_or_path: A folder or a repository name; `None` with `config` and `state_dict`.
-            model_args: As in `PreTrainedModel.from_pretrained`.
-            ignore_mismatched_sizes: For fine-tuning: tensors that are missing or of another shape stay random.
-            output_loading_info: Also return the library's dictionary of missing, unexpected and mismatched keys.
-            kwargs: As in `PreTrainedModel.from_pretrained`.
-
-        Returns:
-            The model in evaluation mode, or the pair (model, loading information).
-
-        Raises:
-            ValueError: If the checkpoint lacks a tensor of the model.
-            OSError: If there is no such checkpoint.
-        """
-        if pretrained_model_name_or_path is not None:
-            kwargs.setdefault("use_safetensors", True)
-            folder = os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-            # The library would build the default model, at its full size
-            if kwargs.get("config") is None and os.path.isdir(folder) and "config.json" not in os.listdir(folder):
-                raise OSError(f"The folder {folder!r} has no config.json.")
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
-            output_loading_info=True,
-            **kwargs,
-        )
-        model, loading_info = loaded
-        missing = sorted(loading_info["missing_keys"])
-        if missing and pretrained_model_name_or_path is not None and not ignore_mismatched_sizes:
-            raise ValueError(_missing_tensors_message(pretrained_model_name_or_path, missing))
-        random = [*missing, *(key for key, *_ in loading_info["mismatched_keys"])]
-        model._head_is_loaded = not any(key.startswith("umci.") for key in random)
-        model._head_versions = model._count_head_updates()
-        return (model, loading_info) if output_loading_info else model
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves as the library does, but an unusable target is an error.
-
-        Raises:
-            NotADirectoryError: If `save_directory` is a file; the library would only log it.
-        """
-        if os.path.isfile(save_directory):
-            raise NotADirectoryError(f"A model is saved to a folder, but {os.fspath(save_directory)!r} is a file.")
-        super().save_pretrained(save_directory, **kwargs)
 
 
 class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
@@ -192,8 +134,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         """Puts a pretrained CLIP and a pretrained SAM together.
 
         With `localizer="similarity"` the model can be used at once. With `"umci"` the head is new and must be trained.
-        Fields that depend on the backbones follow them unless given: four stages at the quarters of CLIP's depth, and
-        the multiple of CLIP's patch size that is nearest to 518 as input size.
+        Fields that depend on the backbones follow them unless given: four stages at the quarters of CLIP's depth, the
+        multiple of CLIP's patch size that is nearest to 518 as input size, and where the backbones come from.
 
         Args:
             clip_name_or_path: Repository name or folder of a `CLIPModel`.
@@ -217,8 +159,17 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             )
             ```
         """
-        clip = _load_backbone(CLIPModel, clip_name_or_path, clip_kwargs)
-        sam = _load_backbone(SamModel, sam_name_or_path, sam_kwargs)
+        backbones = []
+        for part, name_or_path, kwargs in (
+            ("clip", clip_name_or_path, dict(clip_kwargs or {})),
+            ("sam", sam_name_or_path, dict(sam_kwargs or {})),
+        ):
+            origin, commit = find_origin(name_or_path, kwargs)
+            config_kwargs.setdefault(f"{part}_name_or_path", origin)
+            config_kwargs.setdefault(f"{part}_revision", commit)
+            kwargs["revision"] = commit or kwargs.get("revision") or "main"
+            backbones.append(load_backbone(BACKBONES[part], name_or_path, kwargs))
+        clip, sam = backbones
 
         depth, patch_size = clip.config.vision_config.num_hidden_layers, clip.config.vision_config.patch_size
         quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
@@ -607,22 +558,6 @@ def _select_states(vision_outputs: Any, wanted: bool | int | list[int] | None) -
         return states
     layers = {layer % len(states) for layer in ([wanted] if isinstance(wanted, int) else wanted)}
     return tuple(state if layer in layers else None for layer, state in enumerate(states))
-
-
-def _missing_tensors_message(source: str | os.PathLike, missing: list[str]) -> str:
-    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    return f"The checkpoint {os.fspath(source)!r} lacks {len(missing)} tensors that the model needs: {shown}."
-
-
-def _load_backbone(
-    model_class: type[PreTrainedModel], name_or_path: str | os.PathLike, kwargs: dict[str, Any] | None
-) -> Any:
-    """Loads CLIP or SAM; a missing tensor is an error, since a random backbone would go unnoticed."""
-    loaded: Any = model_class.from_pretrained(name_or_path, **(kwargs or {}), output_loading_info=True)
-    model, loading_info = loaded
-    if loading_info["missing_keys"]:
-        raise ValueError(_missing_tensors_message(name_or_path, sorted(loading_info["missing_keys"])))
-    return model
 
 
 __all__ = ["ClipSamForAnomalySegmentation", "ClipSamOutput", "ClipSamPreTrainedModel"]

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The task `"zero-shot-anomaly-segmentation"`: a photograph and the name of what it shows in, the defects out."""
 
-import json
 import os
 import threading
 import weakref
@@ -10,23 +9,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import CommitInfo
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline, PreTrainedModel
-from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
+from .checkpoint_clipsam import check_backbones_are_public
 from .image_loading import load_rgb
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
+from .publishing_clipsam import TASK, push
 
-
-TASK = "zero-shot-anomaly-segmentation"
 
 CALL_PARAMETERS = ("batch_size", "class_name", "num_workers", "on_error", "refine", "threshold", "timeout")
 
@@ -155,31 +152,41 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             save_code (`bool`, defaults to `True`): Whether the folder gets the modules too, so that
                 `pipeline(task, model=folder, trust_remote_code=True)` and the Auto classes work without the package.
                 With the package installed, its own code is used and no trust is asked for.
-            kwargs: For the model's `save_pretrained`, for example `max_shard_size`.
+            kwargs: For the model's `save_pretrained`, for example `save_backbones` or `max_shard_size`.
 
         Raises:
             NotADirectoryError: If `save_directory` is a file.
+            ValueError: If `save_backbones=False` and the backbones could not be loaded again.
         """
         if os.path.isfile(save_directory):
             raise NotADirectoryError(f"A pipeline is saved to a folder, got the file {os.fspath(save_directory)!r}.")
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
-        if save_code:
-            self._save_code(Path(save_directory))
+        self.model.save_pretrained(save_directory, save_code=save_code, **kwargs)
+        self.processor.save_pretrained(save_directory, save_code=save_code)
 
-    def _save_code(self, folder: Path) -> None:
-        """Copies the modules, which import only each other, flat into the folder, which says where to find what."""
-        for part in (self, self.model, self.processor):
-            custom_object_save(part, folder)
-        processor_map = {"AutoProcessor": _class_reference(self.processor)}
-        auto_map = {
-            "AutoConfig": _class_reference(self.model.config),
-            "AutoModel": _class_reference(self.model),
-            **processor_map,
-        }
-        implementation = {"impl": _class_reference(self), "pt": ["AutoModel"], "type": "multimodal"}
-        _update_json(folder / CONFIG_NAME, {"auto_map": auto_map, "custom_pipelines": {TASK: implementation}})
-        _update_json(folder / PROCESSOR_NAME, {"auto_map": processor_map})
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, save_backbones: bool = True, max_shard_size: int | str = "5GB", **kwargs: Any
+    ) -> CommitInfo:
+        """Publishes model, processor and code in one commit.
+
+        Args:
+            repo_id (`str`): Name of the repository, `"organisation/name"`; it is made if there is none.
+            save_backbones (`bool`, defaults to `True`): With `False` the trained head is published alone, see the
+                model's `save_pretrained`.
+            max_shard_size (`int` or `str`, defaults to `"5GB"`): Size of a file of weights at most.
+            kwargs: Those of `push`: `card`, `tags`, `private`, `token`, `revision`, `create_pr`, `commit_message`,
+                `commit_description`.
+
+        Returns:
+            `CommitInfo`: The commit.
+
+        Raises:
+            ValueError: If `save_backbones=False` and nobody else could load the backbones.
+            OSError: If the Hub cannot be reached or refuses.
+        """
+        if not save_backbones:
+            check_backbones_are_public(self.model.config)
+        save = partial(self.save_pretrained, save_backbones=save_backbones, max_shard_size=max_shard_size)
+        return push(save, repo_id, config=self.model.config, **kwargs)
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks what was given and hands it to the steps; what was not given keeps the steps' defaults."""
@@ -402,14 +409,4 @@ def _version_of(weight: torch.Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-def _class_reference(instance: object) -> str:
-    """Names a class as remote code finds it: the last part of its module, and its name."""
-    return f"{type(instance).__module__.rpartition('.')[-1]}.{type(instance).__name__}"
-
-
-def _update_json(path: Path, entries: Mapping[str, Any]) -> None:
-    content = {**json.loads(path.read_text(encoding="utf-8")), **entries}
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-__all__ = ["ZeroShotAnomalySegmentationPipeline"]
+__all__ = ["TASK", "ZeroShotAnomalySegmentationPipeline"]

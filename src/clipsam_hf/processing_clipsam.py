@@ -5,21 +5,26 @@
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub import CommitInfo
 from PIL import Image
 from scipy import ndimage
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs
-from transformers.utils import logging
+from transformers.utils import PROCESSOR_NAME, logging
 
 from .image_loading import ImageInput, load_rgb
 from .prompts_clipsam import ABNORMAL_STATES, NORMAL_STATES, PROMPT_TEMPLATES, build_sentences
+from .publishing_clipsam import PROCESSOR_REFERENCE, PUSH_OPTIONS, push, replace_files, update_json
 
 
 logger = logging.get_logger(__name__)
@@ -193,6 +198,59 @@ class ClipSamProcessor(ProcessorMixin):
             _check_count("segmentation_maps", len(labels), num_samples)
             data["labels"] = np.stack(labels)
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        *,
+        save_code: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Saves as the library does, but whole or not at all.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder; it is made if there is none.
+            push_to_hub (`bool`, defaults to `False`): Whether to call `push_to_hub` afterwards, with `repo_id` (by
+                default the folder's name) and the keyword arguments that belong to it.
+            save_code (`bool`, defaults to `False`): Whether the folder gets the modules too, so that it loads with
+                `trust_remote_code=True` where this package is not installed.
+            kwargs: As in `ProcessorMixin.save_pretrained`.
+
+        Returns:
+            `list[str]`: The processor's own files.
+
+        Raises:
+            NotADirectoryError: If `save_directory` is a file.
+        """
+        if os.path.isfile(save_directory):
+            raise NotADirectoryError(f"A processor is saved to a folder, got the file {os.fspath(save_directory)!r}.")
+        repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+        push_options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+        with replace_files(save_directory) as folder:
+            files = super().save_pretrained(folder, **kwargs)
+            if save_code:
+                custom_object_save(self, folder)
+                update_json(folder / PROCESSOR_NAME, {"auto_map": PROCESSOR_REFERENCE})
+        if push_to_hub:
+            self.push_to_hub(repo_id, **push_options)
+        return [os.path.join(save_directory, os.path.relpath(file, folder)) for file in files]
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Publishes the processor with its code in one commit.
+
+        Args:
+            repo_id (`str`): Name of the repository, `"organisation/name"`; it is made if there is none.
+            kwargs: Those of `push`: `card`, `tags`, `private`, `token`, `revision`, `create_pr`, `commit_message`,
+                `commit_description`.
+
+        Returns:
+            `CommitInfo`: The commit.
+
+        Raises:
+            OSError: If the Hub cannot be reached or refuses.
+        """
+        return push(partial(self.save_pretrained, save_code=True), repo_id, **kwargs)
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
