@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""examples/train.py: from backbones and a data set to a saved model, its results, and figures on another set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import train as script
+from accelerate.state import AcceleratorState
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
+
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.processing_clipsam import ClipSamProcessor
+from clipsam_hf.training_checkpoints import newest_checkpoint, read_state
+
+
+SIDE = 48
+
+
+def write_photograph(path: Path, number: int, mask_path: Path | None = None) -> None:
+    """Noise; with a mask, also a bright square somewhere."""
+    rng = np.random.default_rng(number)
+    pixels, mask = rng.integers(0, 80, (SIDE, SIDE, 3), dtype=np.uint8), np.zeros((SIDE, SIDE), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if mask_path is not None:
+        row, column = rng.integers(4, 24, 2)
+        pixels[row : row + 18, column : column + 18] = 250
+        mask[row : row + 18, column : column + 18] = 255
+        mask_path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(mask_path)
+    Image.fromarray(pixels).save(path)
+
+
+def write_set(root: Path, category: str, first: int = 0) -> Path:
+    """Three good and four abnormal photographs, laid out as MVTec-AD."""
+    for number in range(first, first + 3):
+        write_photograph(root / category / "test" / "good" / f"{number:03d}.png", number)
+    for number in range(first + 3, first + 7):
+        mask = root / category / "ground_truth" / "spot" / f"{number:03d}_mask.png"
+        write_photograph(root / category / "test" / "spot" / f"{number:03d}.png", number, mask)
+    return root
+
+
+@pytest.fixture
+def backbones(
+    tmp_path: Path, tiny_clip_config: CLIPConfig, tiny_sam_config: SamConfig, tiny_processor: ClipSamProcessor
+) -> list[str]:
+    """The options that name a tiny CLIP and a tiny SAM."""
+    CLIPModel(tiny_clip_config).save_pretrained(tmp_path / "clip")
+    SamModel(tiny_sam_config).save_pretrained(tmp_path / "sam")
+    tiny_processor.image_processor.save_pretrained(tmp_path / "clip")
+    tiny_processor.tokenizer.save_pretrained(tmp_path / "clip")
+    tiny_processor.sam_image_processor.save_pretrained(tmp_path / "sam")
+    return [
+        "--clip_model_name_or_path",
+        str(tmp_path / "clip"),
+        "--sam_model_name_or_path",
+        str(tmp_path / "sam"),
+        *("--image_size", "32", "--umci_hidden_size", "8", "--scale_sizes", "2", "3"),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Any:
+    """Accelerate keeps its state in the classes."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def options(tmp_path: Path, backbones: list[str]) -> list[str]:
+    """A run of three steps over seven images."""
+    data = write_set(tmp_path / "plates", "plate")
+    return [
+        *backbones,
+        *("--data_dir", str(data), "--output_dir", str(tmp_path / "clipsam-plates")),
+        *("--per_device_train_batch_size", "4", "--max_train_steps", "3", "--learning_rate", "1e-3", "--cpu"),
+    ]
+
+
+def run(*arguments: str) -> None:
+    script.train(script.parse_args(list(arguments)))
+
+
+def test_the_script_trains_calibrates_saves_and_reports(tmp_path: Path, options: list[str]) -> None:
+    other = write_set(tmp_path / "mvtec", "bottle", first=50)
+    run(*options, "--eval_dataset_name", "mvtec", "--eval_data_dir", str(other), "--eval_size", "32")
+    output = tmp_path / "clipsam-plates"
+
+    model = ClipSamForAnomalySegmentation.from_pretrained(output)
+    ClipSamProcessor.from_pretrained(output)
+    results = json.loads((output / "all_results.json").read_text())
+    assert model.config.auxiliary_dataset == "plates"
+    assert (model.config.auxiliary_epochs, model.config.auxiliary_seed) == (2, 0)
+    assert model.config.binarize_threshold == results["calibration"]["binarize_threshold"] != 0.5
+    assert len(results["losses"]) == 3
+    figures = json.loads((output / "evaluation" / "results.json").read_text())
+    assert "bottle" in json.dumps(figures)
+
+
+def test_another_run_goes_on_and_changes_nothing(tmp_path: Path, options: list[str]) -> None:
+    run(*options)
+    output = tmp_path / "clipsam-plates"
+    weights = (output / "model.safetensors").read_bytes()
+    losses = json.loads((output / "all_results.json").read_text())["losses"]
+    run(*options)
+
+    assert (output / "model.safetensors").read_bytes() == weights
+    assert json.loads((output / "all_results.json").read_text())["losses"] == losses
