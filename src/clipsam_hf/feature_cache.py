@@ -178,9 +178,7 @@ class FeatureCache:
         wait()  # no process may write before all have listed what is missing
 
         if rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open_atomically(folder / INDEX_NAME) as file:
-                file.write(json.dumps(index, indent=1).encode())
+            _write_index(folder, index)
         wait()
         damage = {shard: shard.find_damage() for shard in kept[rank::total]}
         _say_what_is_rebuilt(damage)
@@ -325,6 +323,15 @@ def _check_disk(folder: Path, missing: list[_Shard], view_bytes: int, *, say: bo
 
 def _in_words(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _write_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Writes the index unless it is there: a complete cache may lie where nothing can be written."""
+    path, content = folder / INDEX_NAME, json.dumps(index, indent=1).encode()
+    if not path.exists() or path.read_bytes() != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_atomically(path) as file:
+            file.write(content)
 
 
 def _write_shards(
