@@ -5,7 +5,12 @@
 import json
 import logging
 import pickle
+import resource
 import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +18,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, CLIPConfig, CLIPModel, SamConfig, SamModel
 
-from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation
+from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor
 
 
 KEYS = Path(__file__).parent / "data" / "state_dict_keys.txt"
@@ -71,6 +76,18 @@ def one_stage(folder: Path) -> Path:
 
 def load(folder: Path, **kwargs: Any) -> Any:
     return ClipSamForAnomalySegmentation.from_pretrained(folder, **kwargs)
+
+
+@contextmanager
+def library_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """The library's logger keeps its messages from the root, where pytest listens."""
+    library = logging.getLogger("transformers")
+    library.propagate = True
+    try:
+        with caplog.at_level(logging.WARNING):
+            yield
+    finally:
+        library.propagate = False
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -145,6 +162,169 @@ def test_missing_index_raises(tmp_path: Path, tiny_model: ClipSamForAnomalySegme
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(OSError):
         load(tmp_path)
+
+
+def test_weights_that_accelerate_sharded_load_as_one_model(
+    tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.Accelerator(cpu=True).save_model(tiny_model, tmp_path, max_shard_size="50KB")
+    tiny_model.config.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    expected = tiny_model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load(tmp_path).state_dict().items())
+
+
+# --- the head alone
+
+
+@pytest.fixture
+def backbones(tmp_path: Path, tiny_clip_config: CLIPConfig, tiny_sam_config: SamConfig) -> tuple[Path, Path]:
+    """Folders of a CLIP and of a SAM."""
+    torch.manual_seed(1)
+    for model, name in ((CLIPModel(tiny_clip_config), "clip"), (SamModel(tiny_sam_config), "sam")):
+        model.save_pretrained(tmp_path / name)
+    return tmp_path / "clip", tmp_path / "sam"
+
+
+@pytest.fixture
+def composed(backbones: tuple[Path, Path]) -> ClipSamForAnomalySegmentation:
+    """A model of both, with a head that counts as trained."""
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
+        *backbones, localizer="umci", umci_hidden_size=16, scale_sizes=(2, 3), image_size=32
+    )
+    with torch.no_grad():
+        model.umci[0].fuse.bias.fill_(0.5)
+    return model
+
+
+@pytest.fixture
+def head(tmp_path: Path, composed: ClipSamForAnomalySegmentation) -> Path:
+    """A checkpoint of the head alone."""
+    composed.save_pretrained(tmp_path / "head", save_backbones=False)
+    return tmp_path / "head"
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "config.json").read_text()))
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    (folder / "config.json").write_text(json.dumps({**stored_config(folder), **fields}))
+
+
+def test_head_alone_holds_nothing_else(head: Path, backbones: tuple[Path, Path]) -> None:
+    assert sorted(load_file(head / "model.safetensors")) == HEAD_KEYS
+    stored = stored_config(head)
+    assert stored["backbones_saved"] is False
+    assert (stored["clip_name_or_path"], stored["sam_name_or_path"]) == tuple(map(str, backbones))
+
+
+def test_head_alone_is_one_file(tmp_path: Path, composed: ClipSamForAnomalySegmentation) -> None:
+    composed.save_pretrained(tmp_path / "head", save_backbones=False, max_shard_size="10KB")
+    assert [path.name for path in (tmp_path / "head").glob("*.safetensors*")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("loader", [ClipSamForAnomalySegmentation, AutoModel])
+def test_head_alone_loads_as_the_whole_model(head: Path, composed: ClipSamForAnomalySegmentation, loader: Any) -> None:
+    model, information = loader.from_pretrained(head, output_loading_info=True)
+    expected = composed.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert not any(information[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.head_is_trained and not model.training and model.name_or_path == str(head)
+    assert not any(weight.requires_grad for weight in (*model.clip.parameters(), *model.sam.parameters()))
+    assert model.clip.config is model.config.clip_config
+
+
+def test_head_alone_takes_the_keywords_of_loading(head: Path) -> None:
+    model = load(head, dtype=torch.bfloat16, binarize_threshold=0.25, attn_implementation="eager")
+    assert model.clip.dtype == model.sam.dtype == torch.bfloat16
+    assert model.umci[0].fuse.bias.dtype == torch.float32
+    assert model.config.binarize_threshold == 0.25
+    assert model.clip.config._attn_implementation == "eager"
+
+
+def test_head_alone_saved_again_is_whole_and_names_no_place_of_this_machine(head: Path, tmp_path: Path) -> None:
+    load(head).save_pretrained(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "clip")
+    shutil.rmtree(tmp_path / "sam")
+    assert load(tmp_path / "whole").head_is_trained
+
+
+def test_whole_model_names_no_place_of_this_machine(tmp_path: Path, composed: ClipSamForAnomalySegmentation) -> None:
+    composed.save_pretrained(tmp_path / "whole")
+    assert str(tmp_path) not in (tmp_path / "whole" / "config.json").read_text()
+    composed.config.clip_name_or_path, composed.config.clip_revision = "org/clip", "0" * 40
+    composed.save_pretrained(tmp_path / "whole")
+    assert stored_config(tmp_path / "whole")["clip_name_or_path"] == "org/clip"
+
+
+@pytest.mark.parametrize("part", ["clip", "sam"])
+def test_head_alone_without_its_backbone_raises(head: Path, tmp_path: Path, part: str) -> None:
+    shutil.rmtree(tmp_path / part)
+    with pytest.raises(OSError, match=f"head alone, and its {part.upper()}, .*{part}.*cannot be loaded"):
+        load(head)
+
+
+def test_head_alone_that_does_not_know_its_backbone_raises(head: Path) -> None:
+    change_config(head, sam_name_or_path=None)
+    with pytest.raises(ValueError, match="does not say where SAM comes from: `sam_name_or_path` is None"):
+        load(head)
+
+
+def test_head_alone_with_a_backbone_that_lacks_a_tensor_raises(head: Path, backbones: tuple[Path, Path]) -> None:
+    rewrite(backbones[1], lambda tensors: tensors.pop("vision_encoder.pos_embed"))
+    with pytest.raises(ValueError, match="sam.*lacks 1 tensors.*vision_encoder.pos_embed"):
+        load(head)
+
+
+def test_head_alone_with_another_backbone_raises(
+    head: Path, backbones: tuple[Path, Path], tiny_clip_config: CLIPConfig
+) -> None:
+    tiny_clip_config.vision_config.intermediate_size = 24
+    CLIPModel(tiny_clip_config).save_pretrained(backbones[0])
+    with pytest.raises(RuntimeError, match="clip.vision_model|mismatch"):
+        load(head)
+
+
+def test_head_alone_that_lacks_a_tensor_raises(head: Path) -> None:
+    rewrite(head, lambda tensors: tensors.pop(HEAD_KEYS[0]))
+    with pytest.raises(ValueError, match=f"lacks 1 tensors.*{HEAD_KEYS[0]}"):
+        load(head)
+
+
+def test_head_alone_without_its_file_raises(head: Path) -> None:
+    (head / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        load(head)
+
+
+def test_trained_clip_is_never_left_out(tmp_path: Path, composed: ClipSamForAnomalySegmentation) -> None:
+    composed.config.freeze_backbones = False
+    with pytest.raises(ValueError, match="lose what CLIP has learned"):
+        composed.save_pretrained(tmp_path / "lost", save_backbones=False)
+    assert not (tmp_path / "lost").exists()
+
+
+def test_backbones_of_unknown_origin_are_never_left_out(
+    tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation
+) -> None:
+    with pytest.raises(ValueError, match="`config.clip_name_or_path` is None"):
+        tiny_model.save_pretrained(tmp_path / "lost", save_backbones=False)
+
+
+def test_backbone_of_a_subfolder_has_no_origin(tmp_path: Path, backbones: tuple[Path, Path]) -> None:
+    clip_kwargs = {"subfolder": "clip"}
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
+        tmp_path, backbones[1], clip_kwargs=clip_kwargs, image_size=32, scale_sizes=(2, 3)
+    )
+    assert model.config.clip_name_or_path is None and model.config.sam_name_or_path == str(backbones[1])
+
+
+def test_head_alone_is_not_pushed_when_its_backbones_are_folders(composed: ClipSamForAnomalySegmentation) -> None:
+    with pytest.raises(ValueError, match="nobody else can load: `config.clip_name_or_path` is the folder"):
+        composed.push_to_hub("org/clipsam", save_backbones=False)
 
 
 # --- missing tensors
@@ -228,13 +408,8 @@ def test_config_of_another_width_raises(folder: Path) -> None:
 
 def test_extra_tensor_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rewrite(folder, lambda tensors: tensors.update({"umci.9.fuse.bias": torch.zeros(5)}))
-    library = logging.getLogger("transformers")
-    library.propagate = True
-    try:
-        with caplog.at_level(logging.WARNING):
-            _, information = load(folder, output_loading_info=True)
-    finally:
-        library.propagate = False
+    with library_log(caplog):
+        _, information = load(folder, output_loading_info=True)
     assert list(information["unexpected_keys"]) == ["umci.9.fuse.bias"]
     assert "umci.9.fuse.bias" in caplog.text
 
@@ -277,6 +452,13 @@ def test_absent_config_raises_before_a_model_is_built(folder: Path, monkeypatch:
 def test_absent_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         load(tmp_path / "nothing")
+
+
+def test_head_that_is_not_finite_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rewrite(folder, lambda tensors: tensors["umci.1.fuse.bias"].fill_(torch.nan))
+    with library_log(caplog):
+        load(folder)
+    assert "'umci.1.fuse.bias'" in caplog.text and "not finite" in caplog.text
 
 
 # --- pickles
@@ -328,13 +510,93 @@ def test_saving_over_a_checkpoint_replaces_it(folder: Path, tiny_model: ClipSamF
     assert load(folder).umci[0].fuse.bias.min() == 7.0
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file may grow above `room` bytes: what a process sees of a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("room", [1_000, 20_000])  # too little for the configuration, for the weights
+def test_full_disk_leaves_the_old_checkpoint(
+    folder: Path, tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation, room: int
+) -> None:
+    before = contents(folder)
+    tiny_model.config.binarize_threshold = 0.125
+    for target in (folder, tmp_path / "new"):
+        with full_disk(room), pytest.raises((OSError, SafetensorError)):
+            tiny_model.save_pretrained(target)
+    assert contents(folder) == before
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_full_disk_leaves_the_old_processor(tmp_path: Path, tiny_processor: ClipSamProcessor) -> None:
+    tiny_processor.save_pretrained(tmp_path)
+    before = contents(tmp_path)
+    tiny_processor.normal_states = ["whole {}"]
+    with full_disk(1_000), pytest.raises(Exception, match="(?i)too large|os error"):
+        tiny_processor.save_pretrained(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["/proc/self", "/proc/clipsam"])  # closed to the administrator too
+def test_folder_that_cannot_be_written_raises(tiny_model: ClipSamForAnomalySegmentation, target: str) -> None:
+    with pytest.raises(OSError, match="/proc"):
+        tiny_model.save_pretrained(target)
+
+
+def test_other_number_of_shards_leaves_no_old_weights(folder: Path, tiny_model: ClipSamForAnomalySegmentation) -> None:
+    for value, max_shard_size in ((1.0, "50KB"), (2.0, "100KB"), (3.0, "1GB")):
+        with torch.no_grad():
+            tiny_model.umci[0].fuse.bias.fill_(value)
+        tiny_model.save_pretrained(folder, max_shard_size=max_shard_size)
+        assert load(folder).umci[0].fuse.bias.min() == value
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_two_that_save_to_one_folder_leave_a_whole_checkpoint(
+    folder: Path, tmp_path: Path, tiny_config: ClipSamConfig
+) -> None:
+    models = [ClipSamForAnomalySegmentation(tiny_config) for _ in range(2)]
+    for number, model in enumerate(models):
+        model.save_pretrained(tmp_path / str(number))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda turn: models[turn % 2].save_pretrained(folder), range(8)))
+    weights = (folder / "model.safetensors").read_bytes()
+    assert weights in [(tmp_path / number / "model.safetensors").read_bytes() for number in "01"]
+    assert sorted(contents(folder)) == ["config.json", "model.safetensors"]
+    assert load(folder).head_is_trained
+
+
 def test_moved_checkpoint_loads(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "with space, ümlaut & 100 %"
     shutil.move(folder, moved)
     assert load(moved).head_is_trained
 
 
-def test_checkpoint_with_a_field_of_tomorrow_loads(folder: Path) -> None:
-    stored = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**stored, "field_of_tomorrow": 1}))
-    assert load(folder).head_is_trained
+def test_checkpoint_with_a_field_of_tomorrow_loads(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change_config(folder, field_of_tomorrow=1)
+    with library_log(caplog):
+        assert load(folder).head_is_trained
+    assert "field_of_tomorrow" in caplog.text
+
+
+def test_configuration_of_the_first_version_loads(tmp_path: Path) -> None:
+    """The file is what 0.1.0 wrote before it knew where backbones come from; it stays as it is."""
+    shutil.copy(KEYS.parent / "config_0.1.0.json", tmp_path / "config.json")
+    config = ClipSamConfig.from_pretrained(tmp_path)
+    assert (config.feature_layers, config.binarize_threshold, config.decision_threshold) == ([1, 2], 0.25, 0.75)
+    assert (config.auxiliary_dataset, config.clip_name_or_path, config.backbones_saved) == ("visa", None, True)
+    config.save_pretrained(tmp_path / "again")
+    again = stored_config(tmp_path / "again")
+    assert stored_config(tmp_path).items() <= again.items()

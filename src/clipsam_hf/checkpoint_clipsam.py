@@ -41,6 +41,9 @@ class ClipSamCheckpointModel(PreTrainedModel):
     def _count_head_updates(self) -> tuple[int, ...]:
         raise NotImplementedError
 
+    def _freeze(self) -> None:
+        raise NotImplementedError
+
     @classmethod
     def from_pretrained(
         cls,
@@ -90,6 +93,7 @@ class ClipSamCheckpointModel(PreTrainedModel):
         random = [*missing, *(key for key, *_ in loading_info["mismatched_keys"])]
         model._head_is_loaded = not any(key.startswith("umci.") for key in random)
         model._head_versions = model._count_head_updates()
+        model._freeze()  # the library has put new parameters in the place of the frozen ones
         if source is not None:
             model.config.name_or_path = model.name_or_path = os.fspath(source)
             model.config._commit_hash = stored.commit
@@ -139,8 +143,7 @@ class ClipSamCheckpointModel(PreTrainedModel):
         with replace_files(save_directory) as folder:
             super().save_pretrained(folder, **kwargs)
             if (folder / CONFIG_NAME).exists():  # only the first of several processes writes
-                origins = {} if not save_backbones else _forget_local_backbones(self.config)
-                update_json(folder / CONFIG_NAME, {"backbones_saved": save_backbones, **origins})
+                _describe_backbones(folder / CONFIG_NAME, self.config, saved=save_backbones)
                 copy_code(folder, self.config, wanted=save_code)
         if push_to_hub:
             self.push_to_hub(repo_id, save_backbones=save_backbones, **push_options)
@@ -327,10 +330,17 @@ def check_backbones_are_public(config: Any) -> None:
             )
 
 
-def _forget_local_backbones(config: PreTrainedConfig) -> dict[str, None]:
-    """A whole model needs no folder of this machine, and its name is nobody's business."""
-    local = [part for part in BACKBONES if os.path.isdir(_origin_of(config, part)[0] or "")]
-    return {f"{part}_{field}": None for part in local for field in ("name_or_path", "revision")}
+def _describe_backbones(path: Path, config: Any, *, saved: bool) -> None:
+    """Has a `config.json` say where the backbones are; a whole model needs no folder of this machine."""
+    entries: dict[str, Any] = {"backbones_saved": saved}
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for part in BACKBONES:
+        entries[f"{part}_config"] = {
+            name: value for name, value in stored[f"{part}_config"].items() if name != "_name_or_path"
+        }
+        if saved and os.path.isdir(_origin_of(config, part)[0] or ""):
+            entries |= {f"{part}_name_or_path": None, f"{part}_revision": None}
+    update_json(path, entries)
 
 
 __all__ = ["BACKBONES", "ClipSamCheckpointModel", "check_backbones_are_public", "find_origin", "load_backbone"]
