@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import pickle
+import re
+import runpy
 import shutil
 import sys
 import threading
@@ -502,3 +504,13 @@ def test_a_folder_without_a_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"format": 7}')
     with pytest.raises(ValueError, match="features of format 7; known is 1"):
         FeatureCache(tmp_path)
+
+
+def test_the_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "bench_training.py"
+    runpy.run_path(str(script))["main"](["--tiny", "--repeats", "2", "--images", "3", "--batch-size", "2"])
+    output = capsys.readouterr().out
+
+    assert re.search(r"\| features computed in every step \|( [\d.]+ \|){4} 2 \|", output)
+    assert re.search(r"\| features from the cache \|( [\d.]+ \|){3} 1\.0 \| 2 \|", output)
+    assert re.search(r"Loss at step 3: .* % apart, within the limit of 1 %", output)
