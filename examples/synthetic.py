@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
-from scipy import ndimage
 from synthetic_defects import TRAINING_DEFECTS, Canvas, Defect, blob, grid
+from synthetic_photographs import Photographs
 from synthetic_textures import TRAINING_FAMILIES, TexturePool
 from synthetic_words import COLOURS, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
 
 
-__all__ = ["GOOD_FRACTION", "TRAINING_SHAPES", "Sample", "Shape", "SyntheticImages"]
+__all__ = ["GOOD_FRACTION", "TRAINING_SHAPES", "Sample", "Scene", "Shape", "SyntheticImages"]
 
 GOOD_FRACTION = 1 / 3
 SURFACE_FRACTION = 0.5
@@ -57,6 +57,25 @@ class Sample(NamedTuple):
         for mask in self.masks.values():
             union |= mask
         return union
+
+
+class Scene(NamedTuple):
+    """
+    A scene before and after its damage, without a camera: what a pool of images is made of.
+
+    Args:
+        clean: (size, size, 3) uint8; equal to `damaged` if the defect is real and nobody knows what was there before.
+        damaged: (size, size, 3) uint8.
+        masks: As in [`Sample`].
+        objects: As in [`Sample`].
+        words: The material, maybe with its colour, as in a caption.
+    """
+
+    clean: np.ndarray
+    damaged: np.ndarray
+    masks: dict[str, np.ndarray]
+    objects: list[np.ndarray]
+    words: str
 
 
 def ellipse(rng: np.random.Generator, size: int, centre: np.ndarray, radius: float) -> np.ndarray:
@@ -105,7 +124,11 @@ class SyntheticImages:
         materials: Words for each texture family.
         defect_states: Words for each kind of defect.
         good_fraction: Part of the images without defect, in [0, 1].
+        grey_fraction: Part of the images without colour, in [0, 1].
         variants: Number of textures per family.
+        photographs: Real photographs to use as materials, and their true defects.
+        material_fraction: Part of the scenes on a piece of a photograph, in [0, 1].
+        true_fraction: Part of the scenes that are a piece of a photograph with its true defect, in [0, 1].
     """
 
     seed: int
@@ -116,7 +139,11 @@ class SyntheticImages:
     materials: dict[str, tuple[str, ...]] = field(default_factory=lambda: MATERIALS)
     defect_states: dict[str, tuple[str, ...]] = field(default_factory=lambda: DEFECT_STATES)
     good_fraction: float = GOOD_FRACTION
+    grey_fraction: float = GREY_FRACTION
     variants: int = 12
+    photographs: Photographs | None = None
+    material_fraction: float = 0.35
+    true_fraction: float = 0.12
 
     def __post_init__(self) -> None:
         self.pool = TexturePool(self.families, seed=self.seed, variants=self.variants)
@@ -135,6 +162,19 @@ class SyntheticImages:
         caption = random_sentence(scene_rng, states, words)
         return Sample(self._photograph(canvas.image, camera_rng), masks, objects, material, caption)
 
+    def scene(self, index: int, *, size: int | None = None) -> Scene:
+        """Return scene `index` before and after its damage; every one has a defect if one can be seen."""
+        size = self.size if size is None else size
+        scene_rng, defect_rng = (np.random.default_rng((self.seed, index, part)) for part in range(2))
+        if self.photographs is not None and defect_rng.random() < self.true_fraction:
+            picture, mask, kind, words = self.photographs.defect(scene_rng, size)
+            return Scene(picture, picture, {kind: mask}, [], words)
+        canvas, objects, _, words = self._scene(scene_rng, size)
+        clean = canvas.image
+        masks = self._damage(canvas, defect_rng, whole=not objects)
+        before, after = (np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) for image in (clean, canvas.image))
+        return Scene(before, after, masks, objects, words)
+
     def _paint(self, rng: np.random.Generator, size: int, *, calm: bool) -> tuple[np.ndarray, str, str]:
         """Draw one material: its (size, size, 3) colours, its family, and the word of its colour."""
         names = ("gradient", "plain", "cloud") if calm and "plain" in self.pool.textures else self.pool.names
@@ -150,10 +190,18 @@ class SyntheticImages:
 
     def _scene(self, rng: np.random.Generator, size: int) -> tuple[Canvas, list[np.ndarray], str, str]:
         """Draw a surface that fills the image, or things on a background."""
+        if self.photographs is not None and rng.random() < self.material_fraction:
+            surface, words = self.photographs.material(rng, size)
+            return (
+                Canvas(surface, surface * np.float32(0.15), np.ones((size, size), bool), self.pool),
+                [],
+                words,
+                words,
+            )
         surface, name, word = self._paint(rng, size, calm=False)
         material = self.materials[name][rng.integers(len(self.materials[name]))]
         words = f"{word} {material}" if rng.random() < 0.7 else material
-        grey = rng.random() < GREY_FRACTION
+        grey = rng.random() < self.grey_fraction
         if grey:
             surface, words = np.repeat(surface.mean(-1, keepdims=True), 3, -1), material
         if rng.random() < SURFACE_FRACTION:
@@ -223,23 +271,3 @@ class SyntheticImages:
             picture.save(buffer, "JPEG", quality=int(rng.integers(40, 95)))
             picture = Image.open(buffer).convert("RGB")
         return np.asarray(picture)
-
-    def segments(self, index: int, *, size: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
-        """
-        Return an image for promptable segmentation: (size, size, 3) uint8, and the bool masks of its objects, of its
-        defects' connected parts, and of a pasted texture if it would otherwise have nothing to mark.
-        """
-        sample = self.sample(index, size=size)
-        masks = list(sample.objects)
-        for mask in sample.masks.values():
-            labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-            masks += [labels == number for number in range(1, min(count, 4) + 1)]
-        masks = [mask for mask in masks if mask.sum() >= MIN_AREA]
-        if masks:
-            return sample.image, masks
-        rng = np.random.default_rng((self.seed, index, 3))
-        side = sample.image.shape[0]
-        cover = potato(rng, side, rng.uniform(0.2, 0.8, 2) * side, side * rng.uniform(0.08, 0.3))
-        other, _, _ = self._paint(rng, side, calm=False)
-        image = sample.image + cover[..., None] * (other * 255 - sample.image)
-        return np.round(image).astype(np.uint8), [cover > 0.5]

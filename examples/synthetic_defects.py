@@ -201,6 +201,17 @@ def hole(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     return blend(canvas.image, behind, inner * canvas.support), inner * canvas.support
 
 
+def shade(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Make a wide area darker or brighter without an edge; its texture stays."""
+    radius = radius_of(rng, canvas.size, 0.1, 0.4)
+    cover = blob(rng, canvas.size, canvas.place(rng), radius, soft=rng.uniform(0.3, 1.2), rough=0.5)
+    cover = cover * canvas.support
+    gain = 1 + rng.choice((-1, 1)) * rng.uniform(0.15, 0.5)
+    other = np.clip(canvas.image * np.float32(gain) + np.float32(0.1 * (gain - 1)), 0, 1)
+    # what is darker by a little everywhere would be no defect: the mask begins where a third of the change is reached
+    return blend(canvas.image, other, cover), np.clip(cover * 1.5 - 0.5, 0, 1) * canvas.support
+
+
 def dent(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Bend the surface: light on one side, shadow on the other; no colour changes."""
     radius = radius_of(rng, canvas.size, 0.04, 0.2)
@@ -293,6 +304,7 @@ TRAINING_DEFECTS: dict[str, Defect] = {
     "missing": missing,
     "patch": patch,
     "scratch": scratch,
+    "shade": shade,
     "spot": spot,
     "stain": stain,
     "texture": texture,

@@ -4,6 +4,8 @@
 
 import numpy as np
 
+from clipsam_hf import prompts_clipsam
+
 
 __all__ = [
     "ABNORMAL_STATES",
@@ -54,13 +56,7 @@ MATERIALS: dict[str, tuple[str, ...]] = {
 CLASS_NAMES: tuple[str, ...] = ("object", "part", "product", "item", "surface", "material", "thing", "component")
 
 NORMAL_STATES: tuple[str, ...] = (
-    "{}",
-    "flawless {}",
-    "perfect {}",
-    "unblemished {}",
-    "{} without flaw",
-    "{} without defect",
-    "{} without damage",
+    *prompts_clipsam.NORMAL_STATES,
     "intact {}",
     "good {}",
     "undamaged {}",
@@ -68,11 +64,7 @@ NORMAL_STATES: tuple[str, ...] = (
 )
 
 ABNORMAL_STATES: tuple[str, ...] = (
-    "damaged {}",
-    "broken {}",
-    "{} with flaw",
-    "{} with defect",
-    "{} with damage",
+    *prompts_clipsam.ABNORMAL_STATES,
     "defective {}",
     "faulty {}",
     "abnormal {}",
@@ -88,6 +80,7 @@ DEFECT_STATES: dict[str, tuple[str, ...]] = {
     "missing": ("incomplete {}", "{} with a missing part", "chipped {}", "{} with a piece missing"),
     "patch": ("patched {}", "{} with a misplaced piece", "{} with a patch", "misaligned {}"),
     "scratch": ("scratched {}", "{} with a scratch", "scuffed {}", "{} with scratches"),
+    "shade": ("uneven {}", "{} with uneven brightness", "blotchy {}", "{} with a dull area"),
     "spot": ("spotted {}", "{} with a spot", "{} with specks", "speckled {}"),
     "stain": ("stained {}", "{} with a stain", "dirty {}", "soiled {}"),
     "texture": ("roughened {}", "{} with a wrong texture", "worn {}", "{} with a rough area"),

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from synthetic import Sample, SyntheticImages
+from synthetic_pool import KINDS, Batch, ScenePool
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
-from tiny_common import CLIP_PIXELS, normalise, patch_filters, run_steps
+from tiny_common import CLIP_PIXELS, normalise, patch_filters, phase, run_steps
+from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 
 __all__ = ["ClipSettings", "clip_config", "train_clip"]
 
-KINDS = sorted(DEFECT_STATES)
 MAX_LOGIT_SCALE = float(np.log(100))
 
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Every choice of the stage. `schedule`: (part of the steps, image side, batch size), one after the other."""
+    """Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase."""
 
     image_size: int = 256
     patch_size: int = 8
@@ -37,8 +37,7 @@ class ClipSettings:
     text_layers: int = 2
     projection_dim: int = 128
     feature_layers: tuple[int, ...] = (2, 3, 4, 5)
-    num_steps: int = 3200
-    schedule: tuple[tuple[float, int, int], ...] = ((0.66, 96, 16), (0.26, 128, 14), (0.06, 192, 8), (0.02, 256, 6))
+    schedule: tuple[tuple[int, int, int], ...] = ((4200, 128, 32), (5000, 256, 8))
     peak_learning_rate: float = 1.0e-3
     warmup: int = 200
     text_sets: int = 1
@@ -95,31 +94,17 @@ class DenseContrast:
     Args:
         model: The network.
         tokenizer: Its tokenizer.
-        images: Where the images come from.
+        pool: Where the images come from.
         settings: The choices.
     """
 
-    def __init__(
-        self, model: CLIPModel, tokenizer: CLIPTokenizer, images: SyntheticImages, settings: ClipSettings
-    ) -> None:
-        self.model, self.tokenizer, self.images, self.settings = model, tokenizer, images, settings
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, pool: ScenePool, settings: ClipSettings) -> None:
+        self.model, self.tokenizer, self.pool, self.settings = model, tokenizer, pool, settings
         self.nouns = [*CLASS_NAMES, *(name for family in sorted(MATERIALS) for name in MATERIALS[family])]
-        self.phases: list[tuple[int, int, int, int]] = []
-        start, index = 0, 0
-        for number, (part, size, batch_size) in enumerate(settings.schedule):
-            last = number == len(settings.schedule) - 1
-            end = settings.num_steps if last else start + int(part * settings.num_steps)
-            self.phases.append((end, size, batch_size, index - start * batch_size))
-            index, start = index + (end - start) * batch_size, end
-
-    def batch(self, step: int) -> list[Sample]:
-        """Return the images of a step; no image comes twice."""
-        _, size, count, offset = next(phase for phase in self.phases if step < phase[0])
-        return [self.images.sample(offset + step * count + number, size=size) for number in range(count)]
 
     def embed(self, sentences: list[str]) -> torch.Tensor:
         """Return the normalised embeddings of sentences: (num_sentences, projection_dim)."""
-        tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.pool.device)
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
 
     def state_sentences(self, rng: np.random.Generator) -> list[str]:
@@ -128,29 +113,31 @@ class DenseContrast:
         nouns = [self.nouns[rng.integers(len(self.nouns))] for _ in range(self.settings.text_sets)]
         return [random_sentence(rng, state, noun) for noun in nouns for state in states]
 
-    def targets(self, samples: list[Sample]) -> torch.Tensor:
+    def captions(self, batch: Batch, rng: np.random.Generator) -> list[str]:
+        """Return a sentence for each image: its material in the state that it is in."""
+        present = [batch.present(number) for number in range(len(batch.words))]
+        states = [DEFECT_STATES[kinds[rng.integers(len(kinds))]] if kinds else NORMAL_STATES for kinds in present]
+        return [random_sentence(rng, state, words) for state, words in zip(states, batch.words, strict=True)]
+
+    def targets(self, batch: Batch) -> torch.Tensor:
         """Return how far patches are covered by any defect and by each kind: (batch, 1 + kinds, num_patches)."""
-        side = samples[0].image.shape[0]
-        masks = np.zeros((len(samples), 1 + len(KINDS), side, side), np.float32)
-        for row, sample in enumerate(samples):
-            for kind, mask in sample.masks.items():
-                masks[row, 1 + KINDS.index(kind)] = mask
-        masks[:, 0] = masks.max(1)
-        cover = F.avg_pool2d(torch.from_numpy(masks), self.settings.patch_size).flatten(2)
+        masks = F.one_hot(batch.kinds.long(), 1 + len(KINDS)).permute(0, 3, 1, 2).float()
+        masks[:, 0] = 1 - masks[:, 0]
+        cover = F.avg_pool2d(masks, self.settings.patch_size).flatten(2)
         # a thin crack covers little of a patch and is to be seen all the same
         return (2 * cover).clamp(max=1)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         """Return the loss of a step, its parts, and the number of images."""
-        rng = np.random.default_rng((self.images.seed, step, 101))
-        samples = self.batch(step)
-        count, sets = len(samples), self.settings.text_sets
-        text = self.embed([*(sample.caption for sample in samples), *self.state_sentences(rng)])
+        rng = np.random.default_rng((self.pool.seed, step, 101))
+        batch = self.pool.batch(step, **phase(self.settings.schedule, step))
+        count, sets = len(batch.words), self.settings.text_sets
+        text = self.embed([*self.captions(batch, rng), *self.state_sentences(rng)])
         captions, states = text[:count], text[count:].view(sets, 2 + len(KINDS), -1)
 
         # hidden states of the chosen blocks through CLIP's own head
         vision = self.model.vision_model(
-            normalise((sample.image for sample in samples), CLIP_PIXELS),
+            normalise(batch.images, CLIP_PIXELS),
             interpolate_pos_encoding=True,
             output_hidden_states=True,
         )
@@ -162,22 +149,23 @@ class DenseContrast:
         # how much nearer to each abnormal sentence than to the normal one
         self.model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
         scale = self.model.logit_scale.exp()
-        chosen = states[torch.from_numpy(rng.integers(sets, size=count))]  # (batch, 2 + kinds, dim)
+        chosen = states[torch.from_numpy(rng.integers(sets, size=count)).to(states.device)]  # (batch, 2 + kinds, dim)
         beyond = chosen[:, 1:] - chosen[:, :1]
         logits = scale * torch.einsum("bspd,bkd->bskp", patches, beyond)
-        target = self.targets(samples)[:, None].expand_as(logits)
+        covered = self.targets(batch)  # (batch, 1 + kinds, num_patches)
+        target = covered[:, None].expand_as(logits)
         dense = F.binary_cross_entropy_with_logits(logits[:, :, 0], target[:, :, 0])
         dice = soft_dice(logits[:, :, 0].sigmoid(), target[:, :, 0])
-        weight = torch.tensor(self.settings.kind_positive_weight)
+        weight = logits.new_tensor(self.settings.kind_positive_weight)
         kinds = F.binary_cross_entropy_with_logits(logits[:, :, 1:], target[:, :, 1:], pos_weight=weight)
 
         # the image as a whole: its caption, and whether anything is wrong
-        order = torch.arange(count)
+        order = torch.arange(count, device=image.device)
         similarity = scale * image @ captions.T
         caption = (F.cross_entropy(similarity, order) + F.cross_entropy(similarity.T, order)) / 2
         wrong = scale * torch.einsum("bd,bkd->bk", image, beyond)
-        defective = torch.tensor([[bool(sample.masks), *(k in sample.masks for k in KINDS)] for sample in samples])
-        whole = F.binary_cross_entropy_with_logits(wrong, defective.float())
+        defective = (covered.amax(2) > 0).float()
+        whole = F.binary_cross_entropy_with_logits(wrong, defective)
 
         options = self.settings
         loss = 4 * dense + dice + options.kind_weight * kinds
@@ -192,22 +180,23 @@ def soft_dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (1 - (2 * both + 1) / (probability.sum((0, 2)) + target.sum((0, 2)) + 1)).mean()
 
 
-def train_clip(settings: ClipSettings, tokenizer: CLIPTokenizer, images: SyntheticImages, folder: Path) -> CLIPModel:
+def train_clip(settings: ClipSettings, tokenizer: CLIPTokenizer, pool: ScenePool, folder: Path) -> CLIPModel:
     """Train the stage (or go on with it) and save the network to `folder`/clip."""
-    torch.manual_seed(images.seed)
+    torch.manual_seed(pool.seed)
     model = CLIPModel(clip_config(settings, tokenizer))
     with torch.no_grad():
         embeddings = model.vision_model.embeddings
-        filters = patch_filters(images, settings.hidden_size, settings.patch_size, CLIP_PIXELS)
+        filters = patch_filters(pool, settings.hidden_size, settings.patch_size, CLIP_PIXELS)
         embeddings.patch_embedding.weight.copy_(filters)
         side = settings.image_size // settings.patch_size
         embeddings.position_embedding.weight.copy_(smooth_positions(side, settings.hidden_size))
+    nn.Module.to(model, pool.device)
     run_steps(
         model,
-        DenseContrast(model, tokenizer, images, settings),
+        DenseContrast(model, tokenizer, pool, settings),
         first_step=0,
-        last_step=settings.num_steps,
-        num_steps=settings.num_steps,
+        last_step=settings.schedule[-1][0],
+        num_steps=settings.schedule[-1][0],
         peak=settings.peak_learning_rate,
         warmup=settings.warmup,
         state_path=folder / "clip_state.pt",

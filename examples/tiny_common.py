@@ -2,20 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stages of `train_tiny.py` share: schedule, resumable state, patch filters, pixel normalisation."""
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from synthetic import SyntheticImages
+from synthetic_pool import ScenePool
 from torch import nn
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
-__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "normalise", "patch_filters", "run_steps"]
+__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "normalise", "patch_filters", "phase", "run_steps"]
 
 CLIP_PIXELS = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 SAM_PIXELS = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -23,22 +21,22 @@ SAM_PIXELS = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
 MAX_NORM = 1.0
+DECAY = 0.3
 
 
-def normalise(images: Iterable[np.ndarray], pixels: tuple[list[float], list[float]]) -> torch.Tensor:
-    """Turn (height, width, 3) uint8 images into (batch_size, 3, height, width) float32 with a mean and deviation."""
-    batch = torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in pixels)
-    return (batch - mean) / std
+def normalise(images: torch.Tensor, pixels: tuple[list[float], list[float]]) -> torch.Tensor:
+    """Give (batch_size, 3, height, width) images in [0, 1] a network's mean and deviation."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in pixels)
+    return (images - mean) / std
 
 
-def patch_filters(images: SyntheticImages, num_filters: int, patch_size: int, pixels: tuple) -> torch.Tensor:
+def patch_filters(pool: ScenePool, num_filters: int, patch_size: int, pixels: tuple) -> torch.Tensor:
     """
-    Return the leading principal components of generated patches, as convolution weights of about unit response.
+    Return the leading principal components of the pool's patches, as convolution weights of about unit response.
 
     A network this small has no time to find edges and colours by itself: (num_filters, 3, patch_size, patch_size).
     """
-    batch = normalise((images.sample(index, size=128).image for index in range(400)), pixels)
+    batch = normalise(pool.batch(0, first=0, count=400, size=128).images.cpu(), pixels)
     patches = nn.functional.unfold(batch, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
     values, vectors = torch.linalg.eigh(torch.cov(patches.T))
     values, vectors = values.flip(0), vectors.flip(1)
@@ -49,12 +47,23 @@ def patch_filters(images: SyntheticImages, num_filters: int, patch_size: int, pi
     return filters.view(num_filters, 3, patch_size, patch_size)
 
 
+def phase(schedule: tuple[tuple[int, int, int], ...], step: int) -> dict[str, int]:
+    """Return what a schedule of (last step, image side, batch size) says of a step: `first`, `count` and `size`."""
+    first = begin = 0
+    for last, size, count in schedule:
+        if step < last:
+            return {"first": first + (step - begin) * count, "count": count, "size": size}
+        first, begin = first + (last - begin) * count, last
+    raise ValueError(f"The schedule ends before step {step}.")
+
+
 def learning_rate(step: int, num_steps: int, peak: float, warmup: int) -> float:
-    """Linear warm-up, then a half cosine down to 2 % of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(num_steps - warmup, 1)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    """Linear warm-up, a plateau, and over the last `DECAY` of the steps a straight line down to 2 % of the peak.
+
+    What was trained on the plateau can be trained longer than was planned, which a cosine would not allow.
+    """
+    left = (num_steps - step) / (DECAY * num_steps)
+    return peak * min((step + 1) / warmup, max(left, 0.02), 1.0)
 
 
 def save_atomically(state: dict, path: Path) -> None:

@@ -13,13 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
-from synthetic import SyntheticImages
-from tiny_common import SAM_PIXELS, normalise, patch_filters, run_steps
+from synthetic_pool import Batch, ScenePool
+from tiny_common import SAM_PIXELS, normalise, patch_filters, phase, run_steps
+from torch import nn
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
 
 __all__ = ["PromptedMasks", "SamSettings", "sam_config", "train_sam", "widen"]
+
+
+MIN_AREA = 6
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class SamSettings:
     window_size: int = 8
     global_layers: tuple[int, ...] = (2,)
     output_channels: int = 64
-    schedule: tuple[tuple[int, int, int], ...] = ((1750, 128, 16), (1900, 256, 6))
+    schedule: tuple[tuple[int, int, int], ...] = ((3200, 128, 16), (4000, 256, 6))
     peak_learning_rate: float = 1.0e-3
     warmup: int = 200
     prompts_per_image: int = 3
@@ -97,16 +101,12 @@ class PromptedMasks:
 
     Args:
         model: The network, of which the submodules are called: its own way to embed prompts gives no gradient.
-        images: Where the images come from.
+        pool: Where the images come from.
         settings: The choices.
-        batch: (first index, first step, image side, batch size) of the phase.
     """
 
-    def __init__(
-        self, model: SamModel, images: SyntheticImages, settings: SamSettings, batch: tuple[int, int, int, int]
-    ) -> None:
-        self.model, self.images, self.settings = model, images, settings
-        self.first_index, self.first_step, self.size, self.batch_size = batch
+    def __init__(self, model: SamModel, pool: ScenePool, settings: SamSettings) -> None:
+        self.model, self.pool, self.settings = model, pool, settings
 
     def prompt(self, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw a coarse box (XYXY) around a mask and points (XY) in or beside it, in pixels."""
@@ -123,31 +123,52 @@ class PromptedMasks:
         chosen = rng.integers(len(rows), size=self.settings.num_points)
         return box, np.stack((columns[chosen], rows[chosen]), 1) + rng.uniform(0, 1, (len(chosen), 2))
 
+    def segments(self, batch: Batch, number: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return what one image has to ask for: connected parts of its defects, objects, else a random square."""
+        masks: list[np.ndarray] = []
+        kinds, objects = batch.kinds[number].cpu().numpy(), batch.objects[number].cpu().numpy()
+        for kind in np.unique(kinds[kinds > 0]):
+            parts, count = ndimage.label(kinds == kind, structure=np.ones((3, 3)))
+            masks += [parts == part for part in range(1, min(count, 4) + 1)]
+        # defects are what SAM will be asked for; objects are there so that it learns what a thing is
+        things = [objects == label for label in np.unique(objects[objects > 0])]
+        masks = [*masks, *masks, *things[:3]]
+        masks = [mask for mask in masks if mask.sum() >= MIN_AREA]
+        if masks:
+            return masks
+        nothing = np.zeros(kinds.shape, bool)
+        corner = rng.integers(kinds.shape[0] // 2, size=2)
+        extent = rng.integers(kinds.shape[0] // 16, kinds.shape[0] // 2, size=2)
+        nothing[corner[0] : corner[0] + extent[0], corner[1] : corner[1] + extent[1]] = True
+        return [nothing]
+
     def batch(self, step: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
         """Return images, (batch, prompts, side, side) masks, boxes and points of a step."""
-        first = self.first_index + (step - self.first_step) * self.batch_size
-        images, masks, boxes, points = [], [], [], []
-        for index in range(first, first + self.batch_size):
-            image, segments = self.images.segments(index, size=self.size)
+        # other images than those of the CLIP stage at the same step
+        batch = self.pool.batch(10_000_000 + step, **phase(self.settings.schedule, step))
+        masks, boxes, points = [], [], []
+        for number in range(len(batch.words)):
+            segments = self.segments(batch, number, rng)
             chosen = [segments[i] for i in rng.integers(len(segments), size=self.settings.prompts_per_image)]
             prompts = [self.prompt(mask, rng) for mask in chosen]
-            images.append(image)
             masks.append(np.stack(chosen))
             boxes.append(np.stack([box for box, _ in prompts]))
             points.append(np.stack([point for _, point in prompts]))
         # SAM itself adds half a pixel
-        coordinates = (torch.from_numpy(np.stack(values)).float() - 0.5 for values in (boxes, points))
-        return normalise(images, SAM_PIXELS), torch.from_numpy(np.stack(masks)).float(), *coordinates
+        device = self.pool.device
+        coordinates = (torch.from_numpy(np.stack(each)).float().to(device) - 0.5 for each in (boxes, points))
+        images = normalise(batch.images, SAM_PIXELS)
+        return images, torch.from_numpy(np.stack(masks)).float().to(device), *coordinates
 
     def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         """Return the loss of a step, its parts, and the number of images."""
-        rng = np.random.default_rng((self.images.seed, step, 102))
+        rng = np.random.default_rng((self.pool.seed, step, 102))
         pixel_values, masks, boxes, points = self.batch(step, rng)
         kind = rng.choice(("both", "box", "points"), p=(0.6, 0.2, 0.2))
         points = points[:, :, : self.settings.num_points if kind == "both" else rng.integers(1, 6)]
         sparse, dense = self.model.prompt_encoder(
             input_points=None if kind == "box" else points,
-            input_labels=None if kind == "box" else torch.ones(points.shape[:3]),
+            input_labels=None if kind == "box" else points.new_ones(points.shape[:3]),
             input_boxes=None if kind == "points" else boxes,
             input_masks=None,
         )
@@ -178,11 +199,11 @@ class PromptedMasks:
         return loss, {name: value.item() for name, value in figures.items()}, len(boxes)
 
 
-def first_weights(settings: SamSettings, images: SyntheticImages, image_size: int) -> SamModel:
+def first_weights(settings: SamSettings, pool: ScenePool, image_size: int) -> SamModel:
     """Return an untrained network with filters for edges and colours, and waves that fit coordinates in [0, 1]."""
     model = SamModel(sam_config(settings, image_size))
     with torch.no_grad():
-        filters = patch_filters(images, settings.hidden_size, settings.patch_size, SAM_PIXELS)
+        filters = patch_filters(pool, settings.hidden_size, settings.patch_size, SAM_PIXELS)
         model.vision_encoder.patch_embed.projection.weight.copy_(filters)
         waves = model.shared_image_embedding.positional_embedding
         waves.copy_(1.5 * torch.randn_like(waves))
@@ -191,21 +212,21 @@ def first_weights(settings: SamSettings, images: SyntheticImages, image_size: in
     return model
 
 
-def train_sam(settings: SamSettings, images: SyntheticImages, folder: Path) -> SamModel:
+def train_sam(settings: SamSettings, pool: ScenePool, folder: Path) -> SamModel:
     """Train the stage (or go on with it) and save the network to `folder`/sam."""
-    torch.manual_seed(images.seed)
+    torch.manual_seed(pool.seed)
     num_steps = settings.schedule[-1][0]
     first_size = settings.schedule[0][1]
-    model = first_weights(settings, images, first_size)
-    first_step = first_index = 0
-    for last_step, size, batch_size in settings.schedule:
+    model = first_weights(settings, pool, first_size)
+    nn.Module.to(model, pool.device)
+    first_step = 0
+    for last_step, size, _ in settings.schedule:
         if size != first_size:
             model = widen(model, settings, size)
-        # never the images of the CLIP stage
-        phase = (10_000_000 + first_index, first_step, size, batch_size)
+            nn.Module.to(model, pool.device)
         run_steps(
             model,
-            PromptedMasks(model, images, settings, phase),
+            PromptedMasks(model, pool, settings),
             first_step=first_step,
             last_step=last_step,
             num_steps=num_steps,
@@ -213,6 +234,6 @@ def train_sam(settings: SamSettings, images: SyntheticImages, folder: Path) -> S
             warmup=settings.warmup,
             state_path=folder / f"sam_state_{size}.pt",
         )
-        first_index, first_step = first_index + (last_step - first_step) * batch_size, last_step
+        first_step = last_step
     model.save_pretrained(folder / "sam")
     return model

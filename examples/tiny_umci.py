@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve, roc_curve
-from synthetic import Sample, SyntheticImages
+from synthetic_pool import KINDS, Batch, ScenePool
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, TEMPLATES, fill
-from tiny_clip import KINDS, ClipSettings
-from tiny_common import CLIP_PIXELS, normalise
+from tiny_clip import ClipSettings
+from tiny_common import CLIP_PIXELS, normalise, phase
+from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
 
@@ -56,7 +57,7 @@ class UmciSettings:
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
     head: Literal["conv", "text"] = "conv"
-    schedule: tuple[tuple[int, int, int], ...] = ((1300, 128, 16), (1650, 256, 6))
+    schedule: tuple[tuple[int, int, int], ...] = ((1300, 128, 24), (1800, 256, 8))
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     generic: float = 0.5
@@ -91,7 +92,7 @@ class UmciBatches:
     Args:
         model: The model, for the embeddings of the sentences, which are made once.
         tokenizer: Its tokenizer.
-        images: Where the images come from.
+        pool: Where the images come from.
         settings: The choices.
     """
 
@@ -99,13 +100,13 @@ class UmciBatches:
         self,
         model: ClipSamForAnomalySegmentation,
         tokenizer: CLIPTokenizer,
-        images: SyntheticImages,
+        pool: ScenePool,
         settings: UmciSettings,
     ) -> None:
-        self.images, self.settings = images, settings
+        self.pool, self.settings = pool, settings
         self.groups = {"normal": NORMAL_STATES, "abnormal": ABNORMAL_STATES, **DEFECT_STATES}
         nouns = [*CLASS_NAMES, *(name for family in sorted(MATERIALS) for name in MATERIALS[family])]
-        rng = np.random.default_rng((images.seed, 103))
+        rng = np.random.default_rng((pool.seed, 103))
         self.bank = [
             {group: self._embed(model, tokenizer, group, noun, rng) for group in self.groups} for noun in nouns
         ]
@@ -127,49 +128,44 @@ class UmciBatches:
         ]
         return embed_sentences(model.clip, tokenizer, sentences)
 
-    def text_of(self, sample: Sample, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
-        """Draw two texts for an image, (2, projection_dim), and the mask that they ask for."""
-        nothing = np.zeros(sample.image.shape[:2], bool)
+    def text_of(self, batch: Batch, number: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw two texts for an image, (2, projection_dim), and the (size, size) mask that they ask for."""
+        kinds, present = batch.kinds[number], batch.present(number)
+        nothing = torch.zeros_like(kinds, dtype=torch.bool)
         texts = self.bank[rng.integers(len(self.bank))]
         options = self.settings
         limits = np.cumsum((options.generic, options.present_kind, options.absent_kind, options.both_normal))
         case = int(np.searchsorted(limits, rng.random(), side="right"))
         normal = draw(texts["normal"], rng)
-        if case == 1 and sample.masks:
-            kind = sorted(sample.masks)[rng.integers(len(sample.masks))]
-            return torch.stack((normal, draw(texts[kind], rng))), sample.masks[kind]
+        if case == 1 and present:
+            kind = present[rng.integers(len(present))]
+            return torch.stack((normal, draw(texts[kind], rng))), kinds == KINDS.index(kind) + 1
         if case == 2:
-            absent = [kind for kind in KINDS if kind not in sample.masks]
+            absent = [kind for kind in KINDS if kind not in present]
             return torch.stack((normal, draw(texts[absent[rng.integers(len(absent))]], rng))), nothing
         if case == 3:
             return torch.stack((normal, normal if rng.random() < 0.5 else draw(texts["normal"], rng))), nothing
         if case == 4:
             first, second = self.unrelated[rng.choice(len(self.unrelated), 2)]
             return torch.stack((first, second)), nothing
-        return torch.stack((normal, draw(texts["abnormal"], rng))), sample.mask
+        return torch.stack((normal, draw(texts["abnormal"], rng))), kinds > 0
 
     def __call__(self, step: int) -> dict[str, Any]:
         """Return the keyword arguments of the forward call of a step."""
-        first_step, first_index = 0, 20_000_000
-        for last_step, size, count in self.settings.schedule:  # noqa: B007
-            if step < last_step:
-                break
-            first_index, first_step = first_index + (last_step - first_step) * count, last_step
-        rng = np.random.default_rng((self.images.seed, step, 104))
-        first = first_index + (step - first_step) * count
-        samples = [self.images.sample(index, size=size) for index in range(first, first + count)]
-        texts, masks = zip(*(self.text_of(sample, rng) for sample in samples), strict=True)
+        rng = np.random.default_rng((self.pool.seed, step, 104))
+        batch = self.pool.batch(20_000_000 + step, **phase(self.settings.schedule, step))
+        texts, masks = zip(*(self.text_of(batch, number, rng) for number in range(len(batch.words))), strict=True)
         return {
-            "pixel_values": normalise((sample.image for sample in samples), CLIP_PIXELS),
+            "pixel_values": normalise(batch.images, CLIP_PIXELS),
             "text_embeds": torch.stack(texts),
-            "labels": torch.from_numpy(np.stack(masks)).float(),
+            "labels": torch.stack(masks).float(),
         }
 
 
 @torch.no_grad()
 def embed_sentences(clip: CLIPModel, tokenizer: CLIPTokenizer, sentences: list[str]) -> torch.Tensor:
     """Return the normalised embeddings of sentences: (num_sentences, projection_dim)."""
-    tokens = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+    tokens = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(clip.device)
     return F.normalize(clip.get_text_features(**tokens).pooler_output, dim=-1)
 
 
@@ -184,12 +180,14 @@ def train_head(
     clip: CLIPModel,
     sam: SamModel,
     tokenizer: CLIPTokenizer,
-    images: SyntheticImages,
+    pool: ScenePool,
     settings: UmciSettings,
     folder: Path,
+    *,
+    auxiliary_dataset: str,
 ) -> ClipSamForAnomalySegmentation:
     """Put both networks together, train UMCI (or go on with it) and return the model without thresholds."""
-    torch.manual_seed(images.seed)
+    torch.manual_seed(pool.seed)
     clip.config._name_or_path = sam.config._name_or_path = ""
     config = ClipSamConfig(
         clip_config=clip.config,
@@ -202,14 +200,16 @@ def train_head(
         min_region_fraction=settings.min_region_fraction,
         mask_fusion=settings.mask_fusion,
         multimask_output=settings.multimask_output,
-        auxiliary_dataset="clipsam-tiny synthetic images",
+        auxiliary_dataset=auxiliary_dataset,
+        auxiliary_seed=pool.seed,
     )
     model = ClipSamForAnomalySegmentation(config)
     model.clip.load_state_dict(clip.state_dict())
     model.sam.load_state_dict(sam.state_dict())
+    nn.Module.to(model, pool.device)
     train_umci(
         model,
-        UmciBatches(model, tokenizer, images, settings),
+        UmciBatches(model, tokenizer, pool, settings),
         num_steps=settings.schedule[-1][0],
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
@@ -238,19 +238,20 @@ def decision(truth: np.ndarray, score: np.ndarray) -> float:
 def calibrate(
     model: ClipSamForAnomalySegmentation,
     processor: ClipSamProcessor,
-    images: SyntheticImages,
+    pool: ScenePool,
     settings: UmciSettings,
     log: Callable[[str], None] = print,
 ) -> None:
     """Choose the three thresholds on generated training images and store them in the configuration."""
     config, count = model.config, settings.calibration_images
-    samples = [images.sample(30_000_000 + number, size=config.image_size) for number in range(count)]
+    batch = pool.batch(30_000_000, first=30_000_000, count=count, size=config.image_size)
+    images = (batch.images.cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     inputs = processor(text="object", **TENSORS)
     text_embeds = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
-    pixels = [processor(images=sample.image, **TENSORS) for sample in samples]
+    pixels = [processor(images=image, **TENSORS) for image in images]
     stages = [model.get_feature_maps(each["pixel_values"]) for each in pixels]
     embeddings = [model.get_image_embeddings(each["sam_pixel_values"]) for each in pixels]
-    truth = np.stack([sample.mask for sample in samples])
+    truth = batch.masks.cpu().numpy()
 
     # regions must be worth a prompt: the threshold of the rough map is the one whose refined map is best
     best = (-1.0, 0.0, 0.0, np.zeros(count))

@@ -1,19 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Train `clipsam-tiny`, the checkpoint inside the package, from nothing but generated images.
+Train `clipsam-tiny`, the checkpoint inside the package, on generated images and pieces of real photographs.
 
-    python examples/train_tiny.py --output_dir runs/tiny
+    python examples/train_tiny.py --data_dir road --data_dir cookie --data_dir ball_screw --output_dir runs/tiny
 
-The stages "clip" and "sam" do not need each other and may run side by side; "umci" needs both. A stage that was
-interrupted goes on where it stopped when the same command is given again.
+The stages "clip" and "sam" do not need each other and may run side by side; both need "pool", and "umci" needs all. A
+stage that was interrupted goes on where it stopped when the same command is given again.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from synthetic import SyntheticImages
+from synthetic_pool import ScenePool, build_pool
 from tiny_clip import ClipSettings, train_clip
 from tiny_sam import SamSettings, train_sam
 from tiny_text import build_tokenizer
@@ -23,18 +23,19 @@ from transformers import CLIPModel, SamModel
 
 __all__ = ["main"]
 
-SEED = 0
+STAGES = ("pool", "clip", "sam", "umci")
 
 
-def finish(folder: Path, images: SyntheticImages, settings: UmciSettings) -> None:
+def finish(folder: Path, pool: ScenePool, settings: UmciSettings, data_dirs: list[str]) -> None:
     """Train UMCI on the two finished networks, choose the thresholds, and save the checkpoint."""
     head_folder = folder / f"umci_{settings.head}"
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
     tokenizer = build_tokenizer()
-    model = train_head(clip, sam, tokenizer, images, settings, head_folder)
+    name = " + ".join(["generated images", *(Path(each).name for each in data_dirs)])
+    model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=name).cpu()
     clip_size, sam_size = model.config.image_size, SamSettings().image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
-    calibrate(model, processor, images, settings)
+    calibrate(model, processor, pool, settings)
     model.save_pretrained(head_folder / "clipsam-tiny")
     processor.save_pretrained(head_folder / "clipsam-tiny")
 
@@ -42,21 +43,37 @@ def finish(folder: Path, images: SyntheticImages, settings: UmciSettings) -> Non
 def main() -> None:
     """Run the chosen stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("clip", "sam", "umci", "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the stages' states and results")
+    parser.add_argument("--data_dir", action="append", default=[], help="a set of real photographs; may be repeated")
+    parser.add_argument("--num_scenes", type=int, default=8192, help="scenes in the pool")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that draw scenes")
     parser.add_argument("--head", choices=("conv", "text"), default=UmciSettings.head, help="UMCI's way to logits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda")
     parser.add_argument("--num_threads", type=int, default=1)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.num_threads)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    images = SyntheticImages(seed=SEED)
-    if arguments.stage in ("clip", "all"):
-        train_clip(ClipSettings(), build_tokenizer(), images, arguments.output_dir)
-    if arguments.stage in ("sam", "all"):
-        train_sam(SamSettings(), images, arguments.output_dir)
-    if arguments.stage in ("umci", "all"):
-        finish(arguments.output_dir, images, UmciSettings(head=arguments.head))
+    folder, data_dirs = arguments.output_dir, arguments.data_dir
+    stages = STAGES if arguments.stage == "all" else (arguments.stage,)
+    if "pool" in stages:
+        build_pool(
+            folder / "pool",
+            seed=arguments.seed,
+            num_scenes=arguments.num_scenes,
+            data_dirs=data_dirs,
+            num_workers=arguments.num_workers,
+        )
+    if stages == ("pool",):
+        return
+    pool = ScenePool(folder / "pool", seed=arguments.seed, device=arguments.device)
+    if "clip" in stages:
+        train_clip(ClipSettings(), build_tokenizer(), pool, folder)
+    if "sam" in stages:
+        train_sam(SamSettings(), pool, folder)
+    if "umci" in stages:
+        finish(folder, pool, UmciSettings(head=arguments.head), data_dirs)
 
 
 if __name__ == "__main__":

@@ -91,13 +91,6 @@ def test_a_caption_names_material_and_state(images: SyntheticImages) -> None:
         assert any(state.replace("{}", "").strip() in sample.caption for state in states)
 
 
-def test_every_image_has_something_to_segment(images: SyntheticImages) -> None:
-    for index in range(20):
-        image, masks = images.segments(index)
-        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
-        assert masks and all(mask.any() and mask.shape == (64, 64) for mask in masks)
-
-
 def test_a_crop_comes_from_the_pool() -> None:
     pool = TexturePool({"granular": granular}, seed=0, variants=2, side=32)
     crop = pool.crop(np.random.default_rng(0), "granular", 32)
