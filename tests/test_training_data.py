@@ -254,8 +254,33 @@ def test_a_corrupt_image_without_a_file_is_named_by_its_number(
     (tmp_path / "noise.png").write_bytes(content[: len(content) // 2])
     broken = replace(samples[1], image_path=Path("."), image=Image.open(tmp_path / "noise.png"))
 
-    with pytest.raises(ImageReadError, match="image 1"):
-        TrainingImages([samples[0], broken], tiny_processor).view(1)
+    images = TrainingImages([samples[0], broken], tiny_processor)
+    for read in (images.view, images.view_digest):
+        with pytest.raises(ImageReadError, match="image 1"):
+            read(1)
+
+
+def test_digests_see_colours_behind_a_palette(samples: list[AnomalySample], tiny_processor: ClipSamProcessor) -> None:
+    palettes = [Image.new("P", (SIZE, SIZE)) for _ in range(2)]
+    for image, colour in zip(palettes, (10, 200), strict=True):
+        image.putpalette([colour] * 3)
+    images = TrainingImages([replace(samples[0], image=image) for image in palettes], tiny_processor)
+
+    assert images.view_digest(0) != images.view_digest(1)
+
+
+def test_samples_are_asked_for_once(samples: list[AnomalySample], tiny_processor: ClipSamProcessor) -> None:
+    class Counting(list):
+        passes = 0
+
+        def __iter__(self) -> Any:
+            self.passes += 1
+            return super().__iter__()
+
+    counting = Counting(samples)
+    TrainingImages(counting, tiny_processor)
+
+    assert counting.passes == 1
 
 
 def test_sizes_that_differ_are_named(samples: list[AnomalySample], tiny_processor: ClipSamProcessor) -> None:

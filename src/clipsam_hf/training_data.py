@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .data_samples import AnomalySample
@@ -55,6 +54,22 @@ class _Tile(NamedTuple):
 
     image: int
     flip: int
+
+
+class _Facts(NamedTuple):
+    """What is asked of every sample again and again."""
+
+    category: str
+    class_name: str
+    label: int | None
+    has_mask: bool
+    file_name: str
+
+    @classmethod
+    def of(cls, sample: AnomalySample, index: int) -> "_Facts":
+        name = str(sample.image_path)
+        file_name = f"image {index}" if name == "." else name
+        return cls(sample.category, sample.class_name, sample.label, sample.has_mask, file_name)
 
 
 class TrainingImages:
@@ -124,17 +139,19 @@ class TrainingImages:
             raise ValueError(f"`mosaic_probability` must lie in [0, 1], got {mosaic_probability!r}.")
         if num_views > 1 and not flip and not mosaic_probability:
             raise ValueError(f"Without flips and mosaics all views are the same, but `num_views` is {num_views}.")
-        _check_samples(samples)
+        # One pass: a data set may open its files whenever it is asked for a sample
+        self._facts = [_Facts.of(sample, index) for index, sample in enumerate(samples)]
+        _check_facts(self._facts)
         frame = self.processor.image_processor.size
         self.size: tuple[int, int] = (frame["height"], frame["width"])
-        self.class_names = sorted({sample.class_name for sample in samples})
+        self.class_names = sorted({facts.class_name for facts in self._facts})
         self._categories: dict[str, list[int]] = {}
-        for index, sample in enumerate(samples):
-            self._categories.setdefault(sample.category, []).append(index)
+        for index, facts in enumerate(self._facts):
+            self._categories.setdefault(facts.category, []).append(index)
         self._content_digests: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self._facts)
 
     def view(self, index: int, view: int = 0) -> TrainingView:
         """Reads and prepares one view.
@@ -155,7 +172,7 @@ class TrainingImages:
         return TrainingView(
             _join([self._read_pixels(tile, size) for tile, size in self._lay_out(tiles)]),
             self.labels(index, view),
-            self.samples[index].class_name,
+            self._facts[index].class_name,
             self.file_name(index),
             self.view_digest(index, view),
         )
@@ -177,8 +194,7 @@ class TrainingImages:
 
     def file_name(self, index: int) -> str:
         """The file of an image, or its number where it is no file."""
-        name = str(self.samples[index].image_path)
-        return f"image {index}" if name == "." else name
+        return self._facts[index].file_name
 
     def view_digest(self, index: int, view: int = 0) -> str:
         """Identifies the pixels of a view, without decoding anything: 64 hexadecimal digits of SHA-256.
@@ -195,9 +211,8 @@ class TrainingImages:
         All files are read for it, none is decoded.
         """
         rows = [
-            (self._content_digest(index), _digest_source(sample.mask_path, sample.mask), sample.mask_threshold)
-            + (sample.label, sample.category, sample.class_name)
-            for index, sample in enumerate(self.samples)
+            (self._content_digest(index), self._mask_digest(index), facts.label, facts.category, facts.class_name)
+            for index, facts in enumerate(self._facts)
         ]
         options = (self.seed, self.flip, self.mosaic_probability)
         return hashlib.sha256(json.dumps([self._pixel_settings(), options, rows]).encode()).hexdigest()
@@ -211,7 +226,7 @@ class TrainingImages:
             return [_Tile(index, 0)]
         rng = np.random.default_rng((self.seed, index, view, 0))
         if rng.random() < self.mosaic_probability:
-            others = [other for other in self._categories[self.samples[index].category] if other != index] or [index]
+            others = [other for other in self._categories[self._facts[index].category] if other != index] or [index]
             drawn = [index, *(others[place] for place in rng.choice(len(others), 3, replace=len(others) < 3))]
             flips = rng.integers(4, size=4) if self.flip else [0] * 4
             return [_Tile(drawn[place], int(flips[place])) for place in rng.permutation(4)]
@@ -234,11 +249,10 @@ class TrainingImages:
         return _flip(pixels["pixel_values"][0].float(), tile.flip)  # (3, height, width)
 
     def _read_labels(self, tile: _Tile, size: tuple[int, int]) -> Tensor:
-        sample = self.samples[tile.image]
-        if sample.label == 0:
+        if self._facts[tile.image].label == 0:
             return torch.zeros(size, dtype=torch.uint8)
         with _naming(self.file_name(tile.image)):
-            mask = sample.load_mask()
+            mask = self.samples[tile.image].load_mask()
         labels = self.processor(segmentation_maps=mask, size=_to_dict(size), return_tensors="pt")["labels"]
         return _flip(labels[0].to(torch.uint8), tile.flip)  # (height, width)
 
@@ -247,10 +261,25 @@ class TrainingImages:
         return [self.size, *(getattr(image_processor, name) for name in _PIXEL_SETTINGS)]
 
     def _content_digest(self, index: int) -> str:
+        """Of a file its bytes; of an image in memory its pixels, which alone are known for certain."""
         if index not in self._content_digests:
             sample = self.samples[index]
-            self._content_digests[index] = _digest_source(sample.image_path, sample.image)
+            if sample.image is None:
+                digest = _digest_file(sample.image_path)
+            else:
+                with _naming(self.file_name(index)):
+                    image = sample.load_image()
+                digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+            self._content_digests[index] = digest
         return self._content_digests[index]
+
+    def _mask_digest(self, index: int) -> str:
+        sample = self.samples[index]
+        if sample.mask is not None:
+            with _naming(self.file_name(index)):
+                mask = sample.load_mask()
+            return hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).hexdigest()
+        return "" if sample.mask_path is None else f"{_digest_file(sample.mask_path)} > {sample.mask_threshold:g}"
 
 
 def _check_integer(name: str, value: Any, *, least: int) -> int:
@@ -259,30 +288,25 @@ def _check_integer(name: str, value: Any, *, least: int) -> int:
     return value
 
 
-def _check_samples(samples: Sequence[AnomalySample]) -> None:
+def _check_facts(facts: list[_Facts]) -> None:
     """Refuses what nothing can be learned from, and warns of categories that show no defect."""
-    if not len(samples):
+    if not facts:
         raise ValueError("There is no image to train on.")
-    unknown = [str(sample.image_path) for sample in samples if not sample.has_mask]
+    unknown = [each.file_name for each in facts if not each.has_mask]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of {len(samples)} images have no pixel truth, such as {unknown[0]!r}: training needs a"
+            f"{len(unknown)} of {len(facts)} images have no pixel truth, such as {unknown[0]!r}: training needs a"
             " mask for every image that is not known to be good."
         )
-    categories = {sample.category for sample in samples}
-    without = sorted(categories - {sample.category for sample in samples if sample.label != 0})
+    categories = {each.category for each in facts}
+    without = sorted(categories - {each.category for each in facts if each.label != 0})
     if len(without) == len(categories):
-        raise ValueError(f"None of the {len(samples)} images has a mask: there is no defect to learn from.")
+        raise ValueError(f"None of the {len(facts)} images has a mask: there is no defect to learn from.")
     if without:
         warnings.warn(f"No image of {', '.join(map(repr, without))} has a defect.", stacklevel=3)
 
 
-def _digest_source(path: Path | None, image: Image.Image | None) -> str:
-    """SHA-256 of a file or of an image in memory; of nothing an empty text."""
-    if image is not None:
-        return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
-    if path is None:
-        return ""
+def _digest_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
