@@ -186,12 +186,12 @@ class ScenePool:
             turns, mirror = int(rng.integers(4)), -1 if rng.random() < 0.5 else 1
             seen = [np.rot90(scene[name][window], turns)[:, ::mirror] for name in SCENE.names or ()]
             pixels = np.concatenate(seen[:2], -1).transpose(2, 0, 1)  # (6, extent, extent)
-            pieces.append(resize(torch.from_numpy(pixels), size, "bilinear"))
-            labels.append(resize(torch.from_numpy(np.stack(seen[2:])), size, "nearest"))
+            pieces.append(resize(torch.from_numpy(pixels).to(self.device), size, "bilinear"))
+            labels.append(resize(torch.from_numpy(np.stack(seen[2:])).to(self.device), size, "nearest"))
             words.append(self.words[chunk][row])
             true.append(np.array_equal(*seen[:2]))
-        clean, damaged = (torch.stack(pieces).to(self.device) / 255).split(3, 1)
-        kinds, objects = torch.stack(labels).to(self.device, torch.uint8).unbind(1)
+        clean, damaged = (torch.stack(pieces) / 255).split(3, 1)
+        kinds, objects = torch.stack(labels).to(torch.uint8).unbind(1)
 
         # the damage fainter or stronger, or undone; a true defect cannot be undone
         good = (torch.rand(count, generator=generator) < self.good_fraction) & ~torch.tensor(true)

@@ -150,6 +150,17 @@ class UmciBatches:
             return torch.stack((first, second)), nothing
         return torch.stack((normal, draw(texts["abnormal"], rng))), kinds > 0
 
+    def constant(self) -> torch.Tensor:
+        """Return one pair of texts for everything, the means of all nouns and states: (2, projection_dim)."""
+        return torch.stack([self._mean(group) for group in ("normal", "abnormal")])
+
+    def naming(self, kind: str) -> torch.Tensor:
+        """Return the texts that ask for one kind of defect on any object: (2, projection_dim)."""
+        return torch.stack([self._mean(group) for group in ("normal", kind)])
+
+    def _mean(self, group: str) -> torch.Tensor:
+        return F.normalize(torch.cat([texts[group] for texts in self.bank]).mean(0), dim=-1)
+
     def __call__(self, step: int) -> dict[str, Any]:
         """Return the keyword arguments of the forward call of a step."""
         rng = np.random.default_rng((self.pool.seed, step, 104))
