@@ -194,9 +194,12 @@ def push(
             card = _load_card(api, repo_id) or _minimal_card(config)
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
         card.save(os.path.join(folder, "README.md"))
+        # Weights of an earlier push in another number of files would be loaded in place of the new ones
+        has_weights = any(_WEIGHT_FILE.fullmatch(name) for name in os.listdir(folder))
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
+            delete_patterns=["model*.safetensors", "model.safetensors.index.json"] if has_weights else None,
             revision=revision,
             create_pr=create_pr,
             commit_message=commit_message,
