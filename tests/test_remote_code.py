@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import clipsam_hf
-from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
+from clipsam_hf.pipeline_clipsam import ZeroShotAnomalySegmentationPipeline
+from clipsam_hf.publishing_clipsam import CODE_FILES, CODE_REFERENCES, PROCESSOR_REFERENCE, TASK
 
 
 PACKAGE = Path(clipsam_hf.__file__).parent
@@ -65,7 +66,10 @@ optimizer.step()
 model.eval()
 expected = pipe(photograph, class_name="candle")["anomaly_map"]
 
-# 3. Save and load again
+# 3. Save and load again: a model takes along the modules that it did not need itself
+AutoModel.from_pretrained(folder, trust_remote_code=True).save_pretrained(retrained)
+processor.save_pretrained(retrained)
+pipeline(task, model=retrained, trust_remote_code=True)
 pipe.save_pretrained(retrained)
 model, processor, pipe = load(retrained)
 np.testing.assert_array_equal(pipe(photograph, class_name="candle")["anomaly_map"], expected)
@@ -105,7 +109,7 @@ def test_without_a_model_the_default_is_taken_and_named(
 
 def test_folder_holds_the_ground_floor_flat(saved: Path) -> None:
     ground_floor = {path.name for path in PACKAGE.glob("*_clipsam.py")} | {"image_loading.py"}
-    assert {path.name for path in saved.glob("*.py")} == ground_floor
+    assert {path.name for path in saved.glob("*.py")} == ground_floor == set(CODE_FILES)
     assert all((saved / name).read_bytes() == (PACKAGE / name).read_bytes() for name in ground_floor)
 
 
@@ -145,10 +149,32 @@ def test_auto_classes_load_the_folder(saved: Path) -> None:
     assert not loading_info["missing_keys"] and not loading_info["unexpected_keys"]
 
 
-def test_model_saved_again_keeps_its_pipeline(saved: Path, tmp_path: Path) -> None:
+def test_model_saved_again_keeps_its_code(saved: Path, tmp_path: Path) -> None:
     AutoModel.from_pretrained(saved).save_pretrained(tmp_path / "again")
     config = json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))
-    assert set(config["custom_pipelines"]) == {TASK}
+    assert CODE_REFERENCES.items() <= config.items()
+    assert sorted(path.name for path in (tmp_path / "again").glob("*.py")) == sorted(CODE_FILES)
+
+
+def test_model_saved_again_without_code_speaks_of_none(saved: Path, tmp_path: Path) -> None:
+    AutoModel.from_pretrained(saved).save_pretrained(tmp_path / "again", save_code=False)
+    config = json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))
+    assert not CODE_REFERENCES.keys() & config.keys()
+    assert not list((tmp_path / "again").glob("*.py"))
+
+
+def test_model_without_code_stays_without(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    AutoModel.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "again")
+    assert not list((tmp_path / "again").glob("*.py"))
+
+
+def test_processor_can_carry_its_code_alone(tiny_processor: clipsam_hf.ClipSamProcessor, tmp_path: Path) -> None:
+    files = tiny_processor.save_pretrained(tmp_path, save_code=True)
+    assert str(tmp_path / "processor_config.json") in map(str, files)
+    needed = {"image_loading.py", "processing_clipsam.py", "prompts_clipsam.py", "publishing_clipsam.py"}
+    assert {path.name for path in tmp_path.glob("*.py")} == needed
+    stored = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
+    assert stored["auto_map"] == PROCESSOR_REFERENCE
 
 
 @pytest.mark.timeout(300)
