@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from synthetic import SyntheticImages
 from synthetic_photographs import Photographs
 from synthetic_words import DEFECT_STATES
@@ -31,15 +32,10 @@ __all__ = ["KINDS", "Batch", "ScenePool", "build_pool"]
 KINDS = sorted(DEFECT_STATES)
 SIDE = 256
 CHUNK = 256
-SCENE = np.dtype(
-    [
-        ("clean", np.uint8, (SIDE, SIDE, 3)),
-        ("damaged", np.uint8, (SIDE, SIDE, 3)),
-        # 0 where nothing is, else the number of the kind of defect, or of the object, counted from 1
-        ("kinds", np.uint8, (SIDE, SIDE)),
-        ("objects", np.uint8, (SIDE, SIDE)),
-    ]
-)
+# Planes of a scene: its colours before and after the damage; then 0 where nothing is, else the number of the kind of
+# defect, of the defect's connected part, or of the object, counted from 1
+CLEAN, DAMAGED, LABELS = slice(0, 3), slice(3, 6), slice(6, 9)
+NUM_PLANES = 9
 
 
 @dataclass
@@ -50,12 +46,14 @@ class Batch:
     Args:
         images: (batch_size, 3, size, size) float32 in [0, 1].
         kinds: (batch_size, size, size) uint8: 0 good, else the number of the kind in `KINDS`, from 1.
+        parts: (batch_size, size, size) uint8: 0 good, else the number of the connected part of a defect, from 1.
         objects: (batch_size, size, size) uint8: 0 background, else the number of the object, from 1.
         words: The material of each image.
     """
 
     images: Tensor
     kinds: Tensor
+    parts: Tensor
     objects: Tensor
     words: list[str]
 
@@ -119,14 +117,18 @@ def _start(seed: int, data_dirs: list[str]) -> None:
 
 
 def _draw_chunk(folder: Path, number: int) -> None:
-    scenes, words = np.zeros(CHUNK, SCENE), []
+    scenes, words = np.zeros((CHUNK, NUM_PLANES, SIDE, SIDE), np.uint8), []
     for row in range(CHUNK):
         scene = _images.scene(number * CHUNK + row, size=SIDE)
-        scenes[row]["clean"], scenes[row]["damaged"] = scene.clean, scene.damaged
+        scenes[row, CLEAN], scenes[row, DAMAGED] = scene.clean.transpose(2, 0, 1), scene.damaged.transpose(2, 0, 1)
+        kinds, parts, objects = scenes[row, LABELS]
         for kind, mask in scene.masks.items():
-            scenes[row]["kinds"][mask] = KINDS.index(kind) + 1
+            kinds[mask] = KINDS.index(kind) + 1
+            labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+            for label in range(1, count + 1):
+                parts[labels == label] = min(parts.max() + 1, 255)
         for count, mask in enumerate(scene.objects, start=1):
-            scenes[row]["objects"][mask] = count
+            objects[mask] = count
         words.append(scene.words)
     partial_path = folder / f"scenes-{number:04d}.partial"
     with open(partial_path, "wb") as file:
@@ -153,7 +155,11 @@ class ScenePool:
         self.seed, self.good_fraction, self.device = seed, good_fraction, torch.device(device)
         paths = sorted(folder.glob("words-*.json"))
         self.words = [json.loads(path.read_text()) for path in paths]
-        self.chunks = [np.load(folder / f"scenes-{path.stem[6:]}.npy", mmap_mode="r") for path in paths]
+        # On a GPU the scenes lie in its memory, else they are read from the files as they are needed
+        self.chunks = [
+            torch.from_numpy(np.load(folder / f"scenes-{path.stem[6:]}.npy", mmap_mode="c")).to(self.device)
+            for path in paths
+        ]
         self.num_scenes = CHUNK * len(self.chunks)
         if not self.num_scenes:
             raise ValueError(f"There are no scenes in {folder}.")
@@ -178,37 +184,41 @@ class ScenePool:
         """
         rng = np.random.default_rng((self.seed, step, 6))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pieces, labels, words, true = [], [], [], []
+        pieces, labels, words = [], [], []
         for number in self._order(first, count):
             chunk, row = divmod(number, CHUNK)
             scene = self.chunks[chunk][row]
-            window = self._window(scene["kinds"], rng, size)
-            turns, mirror = int(rng.integers(4)), -1 if rng.random() < 0.5 else 1
-            seen = [np.rot90(scene[name][window], turns)[:, ::mirror] for name in SCENE.names or ()]
-            pixels = np.concatenate(seen[:2], -1).transpose(2, 0, 1)  # (6, extent, extent)
-            pieces.append(resize(torch.from_numpy(pixels).to(self.device), size, "bilinear"))
-            labels.append(resize(torch.from_numpy(np.stack(seen[2:])).to(self.device), size, "nearest"))
+            seen = turn(scene[:, *self._window(scene[LABELS][0], rng, size)], int(rng.integers(8)))
+            pieces.append(resize(seen[: LABELS.start], size, "bilinear"))
+            labels.append(resize(seen[LABELS], size, "nearest"))
             words.append(self.words[chunk][row])
-            true.append(np.array_equal(*seen[:2]))
-        clean, damaged = (torch.stack(pieces) / 255).split(3, 1)
-        kinds, objects = torch.stack(labels).to(torch.uint8).unbind(1)
+        colours = torch.stack(pieces) / 255
+        kinds, parts, objects = torch.stack(labels).to(torch.uint8).unbind(1)
+        clean, damaged = colours[:, CLEAN], colours[:, DAMAGED]
 
         # the damage fainter or stronger, or undone; a true defect cannot be undone
-        good = (torch.rand(count, generator=generator) < self.good_fraction) & ~torch.tensor(true)
-        strength = (0.45 + 0.75 * torch.rand(count, generator=generator)).masked_fill(good, 0).to(self.device)
+        true = (clean == damaged).flatten(1).all(1) & (kinds > 0).flatten(1).any(1)
+        good = (torch.rand(count, generator=generator) < self.good_fraction).to(self.device) & ~true
+        strength = (0.45 + 0.75 * torch.rand(count, generator=generator)).to(self.device).masked_fill(good, 0)
         images = clean + strength.view(-1, 1, 1, 1) * (damaged - clean)
-        kinds = kinds * ~good.to(self.device).view(-1, 1, 1)
-        return Batch(photograph(images, generator), kinds, objects, words)
+        kept = ~good.view(-1, 1, 1)
+        return Batch(photograph(images, generator), kinds * kept, parts * kept, objects, words)
 
-    def _window(self, kinds: np.ndarray, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
+    def _window(self, kinds: Tensor, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
         """Draw the square part of a scene that is seen, more often than not with a defect in it."""
         extent = min(round(size * math.exp(rng.uniform(math.log(0.7), math.log(1.4)))), SIDE)
         corner = rng.integers(SIDE - extent + 1, size=2)
-        places = np.argwhere(kinds[::4, ::4])
+        places = kinds[::4, ::4].nonzero()
         if len(places) and rng.random() < 0.7:
-            place = 4 * places[rng.integers(len(places))] - rng.uniform(0.1, 0.9, 2) * extent
+            place = 4 * places[rng.integers(len(places))].cpu().numpy() - rng.uniform(0.1, 0.9, 2) * extent
             corner = np.clip(np.round(place), 0, SIDE - extent).astype(int)
         return slice(corner[0], corner[0] + extent), slice(corner[1], corner[1] + extent)
+
+
+def turn(piece: Tensor, way: int) -> Tensor:
+    """Turn a (channels, extent, extent) piece by quarters and maybe mirror it: `way` is one of eight."""
+    turned = torch.rot90(piece, way % 4, (1, 2))
+    return turned.flip(2) if way >= 4 else turned
 
 
 def resize(piece: Tensor, size: int, mode: str) -> Tensor:

@@ -104,17 +104,19 @@ def run_steps(
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=peak, betas=BETAS)
     step = first_step
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, weights_only=True, map_location="cpu")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+    on_gpu = next(model.parameters()).device.type == "cuda"
     model.train()
     sums: dict[str, list[float]] = {}
     begin, seen = time.monotonic(), 0
     while step < last_step:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, peak, warmup)
-        loss, figures, count = compute_loss(step)
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            loss, figures, count = compute_loss(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from synthetic_pool import Batch, ScenePool
 from tiny_common import SAM_PIXELS, normalise, patch_filters, phase, run_steps
 from torch import nn
@@ -108,57 +107,68 @@ class PromptedMasks:
     def __init__(self, model: SamModel, pool: ScenePool, settings: SamSettings) -> None:
         self.model, self.pool, self.settings = model, pool, settings
 
-    def prompt(self, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a coarse box (XYXY) around a mask and points (XY) in or beside it, in pixels."""
-        side = len(mask)
-        rows, columns = np.nonzero(mask)
-        box = np.array((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), float)
-        extent = np.tile(box[2:] - box[:2], 2)
-        outwards = np.array((-1, -1, 1, 1)) * np.abs(rng.normal(0, 0.03 * side, 4)) * (rng.random() < 0.6)
-        box = np.clip(box + outwards + rng.normal(0, 0.06, 4) * extent, 0, side)
-        near = mask
-        if rng.random() < 0.5:
-            near = ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 2 + side // 64)))
-        rows, columns = np.nonzero(near)
-        chosen = rng.integers(len(rows), size=self.settings.num_points)
-        return box, np.stack((columns[chosen], rows[chosen]), 1) + rng.uniform(0, 1, (len(chosen), 2))
-
-    def segments(self, batch: Batch, number: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return what one image has to ask for: connected parts of its defects, objects, else a random square."""
-        masks: list[np.ndarray] = []
-        kinds, objects = batch.kinds[number].cpu().numpy(), batch.objects[number].cpu().numpy()
-        for kind in np.unique(kinds[kinds > 0]):
-            parts, count = ndimage.label(kinds == kind, structure=np.ones((3, 3)))
-            masks += [parts == part for part in range(1, min(count, 4) + 1)]
+    def segments(self, batch: Batch, number: int, rng: np.random.Generator) -> list[torch.Tensor]:
+        """Return what one image has to ask for, bool masks: parts of its defects, objects, else a random square."""
+        masks = []
         # defects are what SAM will be asked for; objects are there so that it learns what a thing is
-        things = [objects == label for label in np.unique(objects[objects > 0])]
-        masks = [*masks, *masks, *things[:3]]
-        masks = [mask for mask in masks if mask.sum() >= MIN_AREA]
+        for labels, weight in ((batch.parts[number], 2), (batch.objects[number], 1)):
+            counts = torch.bincount(labels.flatten().long(), minlength=256)[1:].tolist()
+            found = [label for label, count in enumerate(counts, start=1) if count >= MIN_AREA]
+            masks += [labels == label for label in rng.permutation(found)[:4].tolist()] * weight
         if masks:
             return masks
-        nothing = np.zeros(kinds.shape, bool)
-        corner = rng.integers(kinds.shape[0] // 2, size=2)
-        extent = rng.integers(kinds.shape[0] // 16, kinds.shape[0] // 2, size=2)
-        nothing[corner[0] : corner[0] + extent[0], corner[1] : corner[1] + extent[1]] = True
+        side = batch.parts.shape[-1]
+        nothing = torch.zeros_like(batch.parts[number], dtype=torch.bool)
+        top, left = rng.integers(side // 2, size=2)
+        height, width = rng.integers(side // 16, side // 2, size=2)
+        nothing[top : top + height, left : left + width] = True
         return [nothing]
+
+    def draw_boxes(self, masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Draw coarse boxes (XYXY, pixels) around (num_masks, side, side) masks: too wide, or shifted."""
+        side = masks.shape[-1]
+        place = torch.arange(side, device=masks.device)
+        edges = []
+        for seen in (masks.any(1), masks.any(2)):  # columns, rows: (num_masks, side)
+            first = torch.where(seen, place, side).amin(1)
+            edges.append((first, torch.where(seen, place, -1).amax(1) + 1))
+        (left, right), (top, bottom) = edges
+        boxes = torch.stack((left, top, right, bottom), 1).cpu().double().numpy()
+        extent = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+        wide = rng.random((len(boxes), 1)) < 0.6
+        outwards = np.array((-1, -1, 1, 1)) * np.abs(rng.normal(0, 0.03 * side, boxes.shape)) * wide
+        boxes = np.clip(boxes + outwards + rng.normal(0, 0.06, boxes.shape) * extent, 0, side)
+        return torch.from_numpy(boxes).float().to(masks.device)
+
+    def draw_points(self, masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Draw points (XY, pixels) in (num_masks, side, side) masks or right beside them."""
+        side = masks.shape[-1]
+        reach = 1 + 2 * int(rng.integers(1, 2 + side // 64))
+        near = F.max_pool2d(masks[:, None].float(), reach, 1, reach // 2)[:, 0]
+        beside = torch.from_numpy(rng.random(len(masks)) < 0.5).to(masks.device)
+        weights = torch.where(beside[:, None, None], near, masks.float()).flatten(1)  # (num_masks, side * side)
+        # the k-th marked pixel for a random k: a cumulative sum instead of a sampler whose draws depend on the device
+        total = weights.cumsum(1)
+        draws = torch.from_numpy(rng.random((len(masks), self.settings.num_points))).to(total)
+        chosen = torch.searchsorted(total, draws * total[:, -1:], right=True).clamp(max=side * side - 1)
+        points = torch.stack((chosen % side, chosen // side), -1).float()
+        return points + torch.from_numpy(rng.random(points.shape)).to(points)
 
     def batch(self, step: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
         """Return images, (batch, prompts, side, side) masks, boxes and points of a step."""
         # other images than those of the CLIP stage at the same step
         batch = self.pool.batch(10_000_000 + step, **phase(self.settings.schedule, step))
-        masks, boxes, points = [], [], []
-        for number in range(len(batch.words)):
+        count, prompts = len(batch.words), self.settings.prompts_per_image
+        chosen: list[torch.Tensor] = []
+        for number in range(count):
             segments = self.segments(batch, number, rng)
-            chosen = [segments[i] for i in rng.integers(len(segments), size=self.settings.prompts_per_image)]
-            prompts = [self.prompt(mask, rng) for mask in chosen]
-            masks.append(np.stack(chosen))
-            boxes.append(np.stack([box for box, _ in prompts]))
-            points.append(np.stack([point for _, point in prompts]))
+            chosen += [segments[i] for i in rng.integers(len(segments), size=prompts)]
+        masks = torch.stack(chosen)  # (batch * prompts, side, side)
         # SAM itself adds half a pixel
-        device = self.pool.device
-        coordinates = (torch.from_numpy(np.stack(each)).float().to(device) - 0.5 for each in (boxes, points))
+        boxes, points = self.draw_boxes(masks, rng) - 0.5, self.draw_points(masks, rng) - 0.5
+        shape = (count, prompts)
         images = normalise(batch.images, SAM_PIXELS)
-        return images, torch.from_numpy(np.stack(masks)).float().to(device), *coordinates
+        return images, masks.float().unflatten(0, shape), boxes.unflatten(0, shape), points.unflatten(0, shape)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         """Return the loss of a step, its parts, and the number of images."""

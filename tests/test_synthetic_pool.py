@@ -145,3 +145,20 @@ def test_sam_is_asked_for_something_on_every_image(pool: ScenePool) -> None:
 
     assert masks.shape == (8, 3, 64, 64) and masks.flatten(2).any(2).all()
     assert boxes.shape == (8, 3, 4) and points.shape == (8, 3, settings.num_points, 2)
+
+
+def test_boxes_and_points_are_near_what_they_ask_for() -> None:
+    prompted = PromptedMasks.__new__(PromptedMasks)
+    prompted.settings = SamSettings()
+    masks = torch.zeros(40, 64, 64, dtype=torch.bool)
+    masks[:, 20:30, 40:44] = True
+    rng = np.random.default_rng(0)
+    boxes, points = prompted.draw_boxes(masks, rng), prompted.draw_points(masks, rng)
+
+    assert boxes.median(0).values == pytest.approx([40, 20, 44, 30], abs=2)
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    # at most two pixels beside the mask, and half of the masks have points inside only
+    assert points[..., 0].min() >= 38 and points[..., 0].max() <= 46
+    assert points[..., 1].min() >= 18 and points[..., 1].max() <= 32
+    inside = (points >= torch.tensor([40, 20])).all(2) & (points <= torch.tensor([44, 30])).all(2)
+    assert 0.6 < inside.float().mean() < 1
