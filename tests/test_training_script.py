@@ -15,7 +15,6 @@ from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
-from clipsam_hf.training_checkpoints import newest_checkpoint, read_state
 
 
 SIDE = 48

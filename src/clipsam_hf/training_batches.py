@@ -8,6 +8,7 @@ every image has the same weight.
 """
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -140,7 +141,7 @@ class TrainingBatches:
             batch_size=None,
             sampler=range(first, last),
             num_workers=self.num_workers,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_leave_signals_to_main,
             generator=torch.Generator(),
         )
 
@@ -220,7 +221,8 @@ def _cut(batch: Mapping[str, Any], process_index: int, num_processes: int) -> Sh
     return ShareOfBatch({name: cut(value) for name, value in batch.items()}, weight)
 
 
-def _ignore_signals(worker: int) -> None:
-    """The main process decides when to stop, and needs its readers until then."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_signals_to_main(worker: int) -> None:
+    """Where a signal goes to all processes, the main one decides what to do; a reader must not break its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A reader that ends well goes unnoticed until it is asked for more. It must end: at exit it is waited for
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
