@@ -25,6 +25,7 @@ from clipsam_hf import (
     ClipSamProcessor,
     ZeroShotAnomalySegmentationPipeline,
 )
+from clipsam_hf.model_card import build_card
 from clipsam_hf.publishing_clipsam import CODE_FILES, CODE_REFERENCES
 
 
@@ -145,6 +146,19 @@ def test_push_in_another_number_of_files_leaves_no_old_weights(
         assert len(weights) >= count and (WEIGHTS in weights) == (count == 1)
     pipe.processor.push_to_hub("org/clipsam-visa", token=TOKEN)
     assert WEIGHTS in files["org/clipsam-visa"].files
+
+
+def test_card_comes_with_its_picture(hub: HubStandIn, pipe: ZeroShotAnomalySegmentationPipeline) -> None:
+    pytest.importorskip("jinja2")
+    card = build_card(pipe.model, model_id="org/clipsam-visa", example_image=photograph(), processor=pipe.processor)
+    commit = pipe.push_to_hub("org/clipsam-visa", token=TOKEN, card=card)
+    repository = hub.repositories["org/clipsam-visa"]
+    assert {"example.png", "README.md", WEIGHTS} <= repository.commits[commit.oid].keys()
+
+    del card.data.tags[0]
+    card.push_to_hub("org/clipsam-visa", token=TOKEN)
+    assert {"example.png", "README.md", WEIGHTS} <= repository.files.keys()
+    assert repository.files["README.md"] != repository.commits[commit.oid]["README.md"]
 
 
 def test_branch_leaves_the_main_one_alone(hub: HubStandIn, pipe: ZeroShotAnomalySegmentationPipeline) -> None:
