@@ -196,9 +196,11 @@ class PromptedMasks:
         target = F.interpolate(masks, size=logits.shape[-2:], mode="area")[:, :, None].expand_as(logits)
         probability = logits.sigmoid()
         dice = 1 - (2 * (probability * target).sum((-2, -1)) + 1) / ((probability + target).sum((-2, -1)) + 1)
-        area = target.mean((-2, -1)).clamp(min=0.01)
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-2, -1))
-        quality = dice + 0.5 * entropy / area.sqrt()
+        # defects are small: unless either side counts half, the network begins by marking nothing and stays there
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        balanced = (entropy * target).sum((-2, -1)) / target.sum((-2, -1)).clamp(min=0.5)
+        balanced = balanced + (entropy * (1 - target)).sum((-2, -1)) / (1 - target).sum((-2, -1)).clamp(min=0.5)
+        quality = dice + 0.25 * balanced
         with torch.no_grad():
             marked, real = logits > 0, target > 0.5
             overlap = (marked & real).sum((-2, -1)) / (marked | real).sum((-2, -1)).clamp(min=1)
