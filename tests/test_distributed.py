@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes: the same losses as one, checkpoints that any number of them wrote, and how they are launched."""
+
+import copy
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from test_training import batch_of_step
+
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.training import TrainingInterruptedError, train_umci
+from clipsam_hf.training_checkpoints import CheckpointFolder, load_trained, newest_checkpoint, read_state
+
+
+CONFIGURATIONS = Path(__file__).parents[1] / "examples" / "accelerate"
+
+
+def run_processes(function: Callable[..., None], *arguments: Any, count: int = 2) -> None:
+    """Run a function in forked processes that have found each other by gloo, and raise if one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    context = multiprocessing.get_context("fork")
+    problems = context.SimpleQueue()
+
+    def work(rank: int) -> None:
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
+        torch.set_num_threads(1)
+        set_seed(rank)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            function(*arguments)
+        except BaseException:
+            problems.put(traceback.format_exc())
+            os._exit(1)
+        torch.distributed.destroy_process_group()
+
+    processes = [context.Process(target=work, args=(rank,), daemon=True) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        if process.is_alive():
+            process.kill()
+    assert problems.empty(), problems.get()
+    assert [process.exitcode for process in processes] == [0] * count
+
+
+def batch_of_three(step: int) -> dict[str, torch.Tensor]:
+    """Three images, which two processes cannot share evenly."""
+    first, second = batch_of_step(step), batch_of_step(step + 1)
+    both = {name: torch.cat((first[name], second[name]))[:3] for name in ("pixel_values", "labels")}
+    return {**first, **both}
+
+
+def train(model: ClipSamForAnomalySegmentation, folder: Path, accumulation: int = 1, **options: Any) -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+    options = {"num_steps": 4, "learning_rate": 1e-2, "save_steps": 2, **options}
+    train_umci(model, batch_of_three, output_dir=folder, accelerator=accelerator, **options)
+
+
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_follow_one(
+    tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path, accumulation: int
+) -> None:
+    run_processes(train, tiny_model, tmp_path / "two", accumulation)
+    train(tiny_model, tmp_path / "one", accumulation)
+    one, two = (tmp_path / name / "checkpoint-4" for name in ("one", "two"))
+
+    assert read_state(two).losses == pytest.approx(read_state(one).losses, abs=1e-5)
+    assert {path.name for path in two.glob("random-*")} == {"random-0.safetensors", "random-1.safetensors"}
+
+
+def test_two_processes_resume_to_the_same_bytes(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
+    def interrupted() -> None:
+        def batch(step: int) -> dict[str, torch.Tensor]:
+            if step == 3:
+                raise InterruptedError
+            return batch_of_three(step)
+
+        accelerator = Accelerator(cpu=True)
+        options = {"num_steps": 4, "learning_rate": 1e-2, "save_steps": 2, "output_dir": tmp_path / "resumed"}
+        with pytest.raises(InterruptedError):
+            train_umci(tiny_model, batch, accelerator=accelerator, **options)
+
+    run_processes(train, tiny_model, tmp_path / "whole")
+    run_processes(interrupted)
+    run_processes(train, tiny_model, tmp_path / "resumed")
+
+    for path in (tmp_path / "whole" / "checkpoint-4").iterdir():
+        assert (tmp_path / "resumed" / "checkpoint-4" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(
+    tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path
+) -> None:
+    def signalled() -> None:
+        def batch(step: int) -> dict[str, torch.Tensor]:
+            if step == 1 and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), 15)
+            return batch_of_three(step)
+
+        with pytest.raises(TrainingInterruptedError, match="after step 2"):
+            train_umci(tiny_model, batch, num_steps=6, output_dir=tmp_path, accelerator=Accelerator(cpu=True))
+
+    run_processes(signalled)
+
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_process_that_cannot_write_stops_both(
+    tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipsam_hf import training_checkpoints
+
+    write = training_checkpoints._write
+
+    def full(path: Path, content: bytes) -> None:
+        if "checkpoint-4" in str(path) and path.name == "random-1.safetensors":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    def stopped() -> None:
+        reason = "No space left" if os.environ["RANK"] == "1" else "another process could not write"
+        with pytest.raises(OSError, match=f"'checkpoint-2' is the last one and unharmed.*{reason}"):
+            train(tiny_model, tmp_path)
+
+    monkeypatch.setattr(training_checkpoints, "_write", full)
+    run_processes(stopped)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.slow
+def test_a_sharded_model_is_saved_whole(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
+    """What FSDP does with the parameters, by torch's own function; Accelerate has it for GPUs only."""
+
+    def sharded(resume: bool) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        accelerator = Accelerator(cpu=True)
+        model = copy.deepcopy(tiny_model)
+        for umci in model.umci:
+            fully_shard(umci, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (2,)))
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        assert all(hasattr(parameter, "full_tensor") for parameter in trained.values())
+        optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+        folder = CheckpointFolder(tmp_path, accelerator, {"seed": 0})
+        losses = folder.load(tmp_path / "checkpoint-1", trained, optimizer) if resume else []
+        for step in range(len(losses), 2):
+            loss = model(**batch_of_step(step)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            folder.save(losses, trained, optimizer)
+
+    run_processes(sharded, False)
+    kept = (tmp_path / "checkpoint-2" / "trained.safetensors").read_bytes()
+    run_processes(sharded, True)
+    assert (tmp_path / "checkpoint-2" / "trained.safetensors").read_bytes() == kept
+
+    plain = copy.deepcopy(tiny_model)
+    optimizer = torch.optim.AdamW([each for each in plain.parameters() if each.requires_grad], lr=1e-2)
+    for step in range(2):
+        optimizer.zero_grad()
+        plain(**batch_of_step(step)).loss.backward()
+        optimizer.step()
+    load_trained(tiny_model, tmp_path / "checkpoint-2")
+    tiny_model.save_pretrained(tmp_path / "saved")
+    loaded = ClipSamForAnomalySegmentation.from_pretrained(tmp_path / "saved")
+
+    # Not the weights: AdamW makes whole steps of the rounding where the gradient is 0
+    losses = [model(**batch_of_step(2)).loss.item() for model in (plain, loaded)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_configuration(path: Path) -> None:
+    configuration = load_config_from_file(str(path))
+
+    assert configuration.num_processes == {"cpu_two_processes": 2, "multi_node": 16}.get(
+        path.stem, 8 if "8" in path.stem or path.stem == "fsdp" else 1
+    )

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training script as users start it, and as machines end it: processes of their own, killed in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_training_script import backbones, write_set
+
+from clipsam_hf.training_checkpoints import newest_checkpoint, read_state
+
+
+__all__ = ["backbones"]
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "examples" / "train.py")
+
+
+def launch(configuration: str) -> list[str]:
+    """The command up to the script: by Accelerate with one of our configurations."""
+    path = ROOT / "examples" / "accelerate" / f"{configuration}.yaml"
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), SCRIPT, "--cpu"]
+
+
+@pytest.fixture
+def options(tmp_path: Path, backbones: list[str]) -> list[str]:  # noqa: F811
+    """Twelve steps of two accumulated batches over seven images, with a checkpoint after every fifth."""
+    write_set(tmp_path / "plates", "plate")
+    return [
+        *(*backbones, "--data_dir", str(tmp_path / "plates"), "--no_refine", "--logging_steps", "1"),
+        *("--max_train_steps", "12", "--checkpointing_steps", "5", "--gradient_accumulation_steps", "2"),
+        *("--learning_rate", "1e-3", "--num_views", "2", "--per_device_train_batch_size", "2"),
+    ]
+
+
+def run(command: list[str]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_and_send(command: list[str], number: int, *, after: str, to_group: bool) -> int:
+    """Start, send a signal when a line of the log begins so, and return the exit code."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(after):
+            (os.killpg if to_group else os.kill)(process.pid, number)
+            break
+    return process.wait(timeout=120)
+
+
+@pytest.mark.parametrize("configuration", ["cpu", "cpu_two_processes"])
+def test_a_run_that_was_killed_ends_with_the_same_bytes(
+    tmp_path: Path, options: list[str], configuration: str
+) -> None:
+    command = [*launch(configuration), *options, "--output_dir"]
+    run_and_send([*command, str(tmp_path / "killed")], signal.SIGKILL, after="step 8", to_group=True)
+    time.sleep(1)
+    first = newest_checkpoint(tmp_path / "killed")
+    assert first is not None and first.name == "checkpoint-5"
+    run([*command, str(tmp_path / "killed")])
+    run([*command, str(tmp_path / "whole")])
+
+    killed, whole = (newest_checkpoint(tmp_path / name) for name in ("killed", "whole"))
+    assert killed is not None and whole is not None
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
+    for path in whole.iterdir():
+        assert (killed / path.name).read_bytes() == path.read_bytes(), path.name
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
+    results = json.loads((tmp_path / "whole" / "all_results.json").read_text())
+    assert results["num_processes"] == (2 if configuration == "cpu_two_processes" else 1)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_sigterm_saves_and_exits_with_143(tmp_path: Path, options: list[str], num_workers: str) -> None:
+    """Also where it reaches the processes that read ahead."""
+    command = [sys.executable, SCRIPT, "--cpu", *options, "--output_dir", str(tmp_path / "stopped")]
+    command += ["--dataloader_num_workers", num_workers]
+
+    assert run_and_send(command, signal.SIGTERM, after="step 3", to_group=True) == 143
+    checkpoint = newest_checkpoint(tmp_path / "stopped")
+    assert checkpoint is not None and 3 <= len(read_state(checkpoint).losses) < 12
+
+
+def test_an_error_with_readers_at_work_ends_the_process(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "plates" / "plate" / "test" / "good" / "001.png").write_bytes(b"no image")
+    command = [sys.executable, SCRIPT, "--cpu", *options, "--output_dir", str(tmp_path / "out"), "--no_cache"]
+    done = subprocess.run(
+        [*command, "--dataloader_num_workers", "1"], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "001.png" in done.stderr
