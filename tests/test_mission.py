@@ -4,6 +4,8 @@
 
 import csv
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,14 +16,14 @@ import pytest
 from hub_stand_in import HubStandIn, serve
 from huggingface_hub import ModelCard
 from PIL import Image
+from train import parse_args
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
+from typer.main import get_command
 
 from clipsam_hf import ClipSamProcessor
+from clipsam_hf.cli import app
 from clipsam_hf.model_card import FIGURES
 
-
-pytest.importorskip("accelerate")
-pytest.importorskip("jinja2")
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_standin_OfTheMission"
@@ -101,6 +103,28 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output[-4000:]
     return output
+
+
+def commands_of_the_document() -> dict[str, list[str]]:
+    text = (ROOT / "docs" / "how-to" / "publish.md").read_text(encoding="utf-8")
+    found = re.findall(r"<!-- command: (\w+) -->\n```bash\n(.*?)```", text, re.DOTALL)
+    return {name: shlex.split(command.replace("\\\n", " ")) for name, command in found}
+
+
+@pytest.mark.parametrize("name", ["train", "continue"])
+def test_documented_training_is_understood(name: str) -> None:
+    command = commands_of_the_document()[name]
+    assert command[:3] == ["accelerate", "launch", "examples/train.py"]
+    parse_args(command[3:])
+
+
+def test_documented_use_compiles_and_evaluation_is_understood() -> None:
+    commands = commands_of_the_document()
+    assert commands["use"][:2] == ["python", "-c"]
+    compile(commands["use"][2], "publish.md", "exec")
+    options = {argument for argument in commands["evaluate"] if argument.startswith("--")}
+    known = {name for option in get_command(app).commands["evaluate"].params for name in option.opts}
+    assert commands["evaluate"][:2] == ["clipsam", "evaluate"] and options <= known
 
 
 @pytest.mark.slow
