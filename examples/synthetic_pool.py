@@ -126,7 +126,7 @@ def _draw_chunk(folder: Path, number: int) -> None:
             kinds[mask] = KINDS.index(kind) + 1
             labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
             for label in range(1, count + 1):
-                parts[labels == label] = min(parts.max() + 1, 255)
+                parts[labels == label] = min(int(parts.max()) + 1, 255)
         for count, mask in enumerate(scene.objects, start=1):
             objects[mask] = count
         words.append(scene.words)
