@@ -120,6 +120,14 @@ def test_loaded_model_is_bit_identical(folder: Path, tiny_model: ClipSamForAnoma
     assert not loaded.training
 
 
+def test_loaded_model_keeps_its_backbones_frozen(folder: Path) -> None:
+    trained = {name.partition(".")[0] for name, weight in load(folder).named_parameters() if weight.requires_grad}
+    assert trained == {"umci"}
+    model = load(folder, freeze_backbones=False)
+    trained = {name.partition(".")[0] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {"umci", "clip"}
+
+
 def test_saving_again_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     load(folder).save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
