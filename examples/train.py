@@ -21,14 +21,13 @@ import sys
 import time
 from datetime import timedelta
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs  # type: ignore[import-untyped]
+from accelerate.accelerator import Accelerator  # type: ignore[import-untyped]
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # type: ignore[import-untyped]
-from accelerate.utils import DistributedType, set_seed  # type: ignore[import-untyped]
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 
 import clipsam_hf
@@ -42,6 +41,7 @@ from clipsam_hf.calibration import calibrate
 from clipsam_hf.data_layouts import KNOWN_COUNTS, LAYOUTS
 from clipsam_hf.evaluation import EvaluationOptions, evaluate
 from clipsam_hf.feature_cache import FeatureCache
+from clipsam_hf.model_card import build_card
 from clipsam_hf.training import SCHEDULES, TrainingInterruptedError, train_umci
 from clipsam_hf.training_batches import TrainingBatches
 from clipsam_hf.training_checkpoints import load_trained, newest_checkpoint, read_state
@@ -68,10 +68,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
 
     backbones = (args.clip_model_name_or_path, args.sam_model_name_or_path)
-    if (args.model_name_or_path is None) == (None in backbones):
-        parser.error("give --clip_model_name_or_path and --sam_model_name_or_path, or --model_name_or_path instead")
     if args.model_name_or_path is not None and any(backbones):
         parser.error("--model_name_or_path brings its own backbones")
+    if args.model_name_or_path is None and not all(backbones):
+        parser.error("give --clip_model_name_or_path and --sam_model_name_or_path, or --model_name_or_path instead")
     if args.eval_dataset_name is not None and args.eval_data_dir is None:
         parser.error("--eval_dataset_name needs --eval_data_dir")
     if args.push_to_hub and args.hub_model_id is None:
@@ -155,7 +155,9 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hub_model_id", help="Name of the repository.")
     add("--hub_token", help="By default that of `hf auth login`. It is never written anywhere.")
     add("--hub_private", action="store_true", help="Publish for yourself only.")
-    add("--license", default="apache-2.0", help="Of the published weights, for their card.")
+    add("--license", help="Of the weights, for their card; mind that of the data.")
+    add("--example_image", help="A photograph for the card's picture. It is published with it.")
+    add("--example_class_name", default="object", help="What it shows.")
 
 
 def check_tracker(name: str) -> None:
@@ -375,6 +377,30 @@ def report_on(
     return folder / "results.json"
 
 
+def publish(args: argparse.Namespace, pipe: ZeroShotAnomalySegmentationPipeline, evaluation: Path | None) -> None:
+    """Write the card, whose figures come from the evaluation's file, and push everything in one commit if wanted."""
+    card = build_card(
+        pipe.model,
+        model_id=args.hub_model_id or Path(args.output_dir).resolve().name,
+        evaluations=[] if evaluation is None else [evaluation],
+        training=Path(args.output_dir) / "all_results.json",
+        license=args.license,
+        example_image=args.example_image,
+        example_class_name=args.example_class_name,
+        processor=pipe.processor,
+    )
+    card.save(Path(args.output_dir) / "README.md")
+    if args.push_to_hub:
+        commit = pipe.push_to_hub(
+            args.hub_model_id,
+            save_backbones=args.save_backbones,
+            card=card,
+            token=args.hub_token,
+            private=args.hub_private,
+        )
+        print(f"published: {commit.commit_url}")
+
+
 def train(args: argparse.Namespace) -> None:
     """Run everything, from the data to the published model."""
     # 1. Processes, devices, precision and trackers are Accelerate's
@@ -453,35 +479,8 @@ def train(args: argparse.Namespace) -> None:
     accelerator.wait_for_everyone()
     evaluation = None if eval_data is None else report_on(args, model, processor, eval_data, accelerator)
     if accelerator.is_main_process:
-        publish(args, pipe, evaluation, example_image=(data if eval_data is None else eval_data)[0].image_path)
+        publish(args, pipe, evaluation)
     accelerator.end_training()
-
-
-def publish(
-    args: argparse.Namespace, pipe: ZeroShotAnomalySegmentationPipeline, evaluation: Path | None, example_image: Path
-) -> None:
-    """Write the card, whose figures come from the evaluation's file, and push everything in one commit if wanted."""
-    card = None
-    if find_spec("clipsam_hf.model_card") is not None:
-        from clipsam_hf.model_card import build_card
-
-        card = build_card(
-            pipe.model,
-            model_id=args.hub_model_id or Path(args.output_dir).resolve().name,
-            evaluations=[] if evaluation is None else [evaluation],
-            training=Path(args.output_dir) / "all_results.json",
-            license=args.license,
-        )
-        card.save(Path(args.output_dir) / "README.md")
-    if args.push_to_hub:
-        commit = pipe.push_to_hub(
-            args.hub_model_id,
-            save_backbones=args.save_backbones,
-            card=card,
-            token=args.hub_token,
-            private=args.hub_private,
-        )
-        print(f"published: {commit.commit_url}")
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 """examples/train.py: from backbones and a data set to a saved model, its results, and figures on another set."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
+from clipsam_hf.training import TrainingInterruptedError
 
 
 SIDE = 48
@@ -100,6 +103,7 @@ def test_the_script_trains_calibrates_saves_and_reports(tmp_path: Path, options:
     assert len(results["losses"]) == 3
     figures = json.loads((output / "evaluation" / "results.json").read_text())
     assert "bottle" in json.dumps(figures)
+    assert "MVTec" in (output / "README.md").read_text()
 
 
 def test_another_run_goes_on_and_changes_nothing(tmp_path: Path, options: list[str]) -> None:
@@ -111,3 +115,101 @@ def test_another_run_goes_on_and_changes_nothing(tmp_path: Path, options: list[s
 
     assert (output / "model.safetensors").read_bytes() == weights
     assert json.loads((output / "all_results.json").read_text())["losses"] == losses
+
+
+@pytest.mark.parametrize("place", ["plates", "plates/plate", "plates/../plates"])
+def test_reporting_on_the_training_set_is_refused(tmp_path: Path, options: list[str], place: str) -> None:
+    with pytest.raises(ValueError, match="is trained on 'plates'"):
+        run(*options, "--eval_data_dir", str(tmp_path / place), "--eval_dataset_name", "mvtec")
+    assert not (tmp_path / "clipsam-plates").exists()
+
+
+def test_a_published_set_is_known_in_another_folder(tmp_path: Path, options: list[str]) -> None:
+    write_set(tmp_path / "copy", "bottle", first=20)
+    with pytest.raises(ValueError, match="trained on 'mvtec'.*reported on 'mvtec'"):
+        run(*options, "--dataset_name", "mvtec", "--eval_data_dir", str(tmp_path / "copy"))
+
+
+def test_an_unknown_tracker_is_refused(options: list[str]) -> None:
+    with pytest.raises(ValueError, match="--report_to must be 'all' or one of .*, got 'notebook'"):
+        run(*options, "--with_tracking", "--report_to", "notebook")
+
+
+def test_a_tracker_that_is_not_installed_is_refused(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "get_available_trackers", lambda: [])
+    with pytest.raises(ValueError, match="--report_to wandb: it is not installed"):
+        run(*options, "--with_tracking", "--report_to", "wandb")
+
+
+def test_a_set_without_masks_is_refused(tmp_path: Path, options: list[str]) -> None:
+    for path in (tmp_path / "plates" / "plate" / "test" / "spot").iterdir():
+        path.unlink()
+    shutil.rmtree(tmp_path / "plates" / "plate" / "ground_truth")
+
+    with pytest.raises(ValueError, match="no defect to learn from"):
+        run(*options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--model_name_or_path", "clipsam"], "brings its own backbones"),
+        (["--push_to_hub"], "needs --hub_model_id"),
+        (["--checkpointing_steps", "often"], "must be 'epoch' or a number"),
+        (["--eval_dataset_name", "visa"], "needs --eval_data_dir"),
+    ],
+)
+def test_options_that_contradict_are_refused(
+    options: list[str], capsys: pytest.CaptureFixture[str], wrong: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        script.parse_args([*options, *wrong])
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_is_told_without_token_and_folders(tmp_path: Path) -> None:
+    command = script.public_command(
+        [
+            "--data_dir",
+            str(tmp_path),
+            f"--cache_dir={tmp_path}",
+            "--hub_token",
+            "hf_secret",
+            "--hub_token=hf_secret",
+            "--seed",
+            "3",
+        ]
+    )
+    assert (
+        command
+        == f"accelerate launch examples/train.py --data_dir {tmp_path.name} --cache_dir={tmp_path.name} --seed 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [(TrainingInterruptedError(15, 3), 143), (TrainingInterruptedError(2, 3), 130), (OSError("full"), "error: full")],
+)
+def test_the_exit_code_tells_how_it_ended(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, problem: Exception, code: object
+) -> None:
+    def fail(_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(script, "train", fail)
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    with pytest.raises(SystemExit) as caught:
+        script.main()
+    assert caught.value.code == code
+
+
+def test_training_goes_on_from_a_whole_model(tmp_path: Path, options: list[str]) -> None:
+    run(*options)
+    more = write_set(tmp_path / "bottles", "green", first=30)
+    run(
+        *("--model_name_or_path", str(tmp_path / "clipsam-plates"), "--data_dir", str(more), "--cpu", "--no_cache"),
+        *("--output_dir", str(tmp_path / "clipsam-both"), "--max_train_steps", "1", "--no_refine"),
+    )
+
+    model = ClipSamForAnomalySegmentation.from_pretrained(tmp_path / "clipsam-both")
+    assert model.config.auxiliary_dataset == "plates + bottles"

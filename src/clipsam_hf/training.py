@@ -334,7 +334,7 @@ def _check_counts(**counts: int | None) -> None:
 
 def _default_accelerator(model: nn.Module) -> Any:
     try:
-        from accelerate import Accelerator  # type: ignore[import-untyped]
+        from accelerate.accelerator import Accelerator  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError('Training needs accelerate: pip install "clipsam_hf[train]"') from error
     return Accelerator(cpu=next(model.parameters()).device.type == "cpu")
