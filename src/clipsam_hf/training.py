@@ -10,8 +10,8 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
@@ -146,8 +146,11 @@ def train_umci(
         if folder is not None and checkpoint is not None:
             losses = folder.load(checkpoint, run.trained, run.optimizer)
         first_step = len(losses)
-        shares = run.load(source, first_step)
-        with _StopSignals(catch=folder is not None) as signals, run.show_bar(first_step, show_progress) as bar:
+        with (
+            closing(run.load(source, first_step)) as shares,
+            _StopSignals(catch=folder is not None) as signals,
+            run.show_bar(first_step, show_progress) as bar,
+        ):
             for step in range(first_step, num_steps):
                 losses.append(run.take_step(step, shares, source))
                 done, stopped = step + 1, run.agree(signals.received)
@@ -239,11 +242,11 @@ class _Run:
         # Sharding replaces the parameters
         self.trained = trained_parameters(accelerator.unwrap_model(self.model))
 
-    def load(self, source: BatchSource, first_step: int) -> Iterator[ShareOfBatch]:
+    def load(self, source: BatchSource, first_step: int) -> Generator[ShareOfBatch, None, None]:
         """This process's share of all batches from a step on."""
         accumulation, accelerator = self.accelerator.gradient_accumulation_steps, self.accelerator
         first, last = first_step * accumulation, self.options.num_steps * accumulation
-        return source.load(
+        yield from source.load(
             first, last, process_index=accelerator.process_index, num_processes=accelerator.num_processes
         )
 

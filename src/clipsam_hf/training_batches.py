@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchFunction", "BatchSource", "FunctionBatches", "ShareOfBatch", "TrainingBatches", "draw_order"]
 
+# Between SIGTERM and the end of a process that reads ahead, unless the main one ends it before
+_GRACE_SECONDS = 20
+
 BatchFunction = Callable[[int], Mapping[str, Any]]
 """From the number of a batch to the keyword arguments of the forward call, for all images of the batch."""
 
@@ -136,7 +139,7 @@ class TrainingBatches:
 
     def load(self, first: int, last: int, *, process_index: int, num_processes: int) -> Iterator[ShareOfBatch]:
         # A generator of its own: the loader would otherwise draw from the one that a resumed run restores
-        yield from DataLoader(
+        loader = DataLoader(
             _Shares(self, process_index, num_processes),
             batch_size=None,
             sampler=range(first, last),
@@ -144,6 +147,12 @@ class TrainingBatches:
             worker_init_fn=_leave_signals_to_main,
             generator=torch.Generator(),
         )
+        shares: Any = iter(loader)
+        try:
+            yield from shares
+        finally:
+            if self.num_workers:
+                shares._shutdown_workers()  # now, not when the last traceback has gone
 
     def names(self, batch: int) -> list[str]:
         return [self.images.file_name(index) for index, _ in self.places(batch)]
@@ -222,7 +231,7 @@ def _cut(batch: Mapping[str, Any], process_index: int, num_processes: int) -> Sh
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    """Where a signal goes to all processes, the main one decides what to do; a reader must not break its step."""
+    """Where a signal goes to all processes, the main one ends its step first, and needs its readers until then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A reader that ends well goes unnoticed until it is asked for more. It must end: at exit it is waited for
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
