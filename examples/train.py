@@ -44,7 +44,7 @@ from clipsam_hf.feature_cache import FeatureCache
 from clipsam_hf.model_card import build_card
 from clipsam_hf.training import SCHEDULES, TrainingInterruptedError, train_umci
 from clipsam_hf.training_batches import TrainingBatches
-from clipsam_hf.training_checkpoints import load_trained, newest_checkpoint, read_state
+from clipsam_hf.training_checkpoints import TrainingState, load_trained, newest_checkpoint, read_state
 from clipsam_hf.training_data import TrainingImages
 
 
@@ -177,14 +177,26 @@ def name_set(name: str, folder: AnomalyFolder) -> str:
     return folder.layout if known else folder.root.resolve().name
 
 
-def check_other_set(trained_on: str, data: AnomalyFolder, reported_on: str, eval_data: AnomalyFolder) -> None:
-    """Refuse to report on what the model was trained on: the figures would say nothing."""
+def name_training_set(
+    args: argparse.Namespace,
+    model: ClipSamForAnomalySegmentation,
+    data: AnomalyFolder,
+    eval_data: AnomalyFolder | None,
+) -> str:
+    """Name all that the model will have seen, and refuse to report on it: the figures would say nothing."""
+    trained_on = name_set(args.dataset_name, data)
+    if model.config.auxiliary_dataset is not None:
+        trained_on = f"{model.config.auxiliary_dataset} + {trained_on}"
+    if eval_data is None:
+        return trained_on
+    reported_on = name_set(args.eval_dataset_name or "auto", eval_data)
     root, eval_root = data.root.resolve(), eval_data.root.resolve()
     if reported_on in trained_on.split(" + ") or root.is_relative_to(eval_root) or eval_root.is_relative_to(root):
         raise ValueError(
             f"The model is trained on {trained_on!r} ('{data.root}'), so it cannot be reported on {reported_on!r}"
             f" ('{eval_data.root}'): give another set as --eval_data_dir."
         )
+    return trained_on
 
 
 def build_model(args: argparse.Namespace) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor]:
@@ -323,8 +335,10 @@ def count_steps(args: argparse.Namespace, batches: TrainingBatches) -> tuple[int
     return math.ceil(args.num_train_epochs * count / per_step), args.num_train_epochs, save_steps
 
 
-def describe_run(args: argparse.Namespace, data: AnomalyFolder, accelerator: Accelerator) -> dict[str, Any]:
-    """Return what must be known to repeat the run, without the figures of its end."""
+def describe_run(
+    args: argparse.Namespace, data: AnomalyFolder, accelerator: Accelerator, state: TrainingState
+) -> dict[str, Any]:
+    """Return what must be known to repeat the run, and how it went."""
     libraries = ("accelerate", "numpy", "pillow", "safetensors", "torch", "transformers")
     return {
         "command": public_command(sys.argv[1:]),
@@ -336,6 +350,9 @@ def describe_run(args: argparse.Namespace, data: AnomalyFolder, accelerator: Acc
             "num_images": len(data),
             "num_abnormal_images": sum(sample.label == 1 for sample in data),
         },
+        "configuration": state.configuration,
+        "num_train_steps": len(state.losses),
+        "losses": state.losses,
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "versions": {
@@ -346,23 +363,25 @@ def describe_run(args: argparse.Namespace, data: AnomalyFolder, accelerator: Acc
     }
 
 
-def save_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
-    path = Path(args.output_dir) / "all_results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+def save(args: argparse.Namespace, pipe: ZeroShotAnomalySegmentationPipeline, results: dict[str, Any]) -> None:
+    """Save model, processor and code, and beside them how they came about."""
+    config, folder = pipe.model.config, Path(args.output_dir)
+    pipe.save_pretrained(folder, save_backbones=args.save_backbones)
+    origin = {name: getattr(config, name) for name in ("auxiliary_dataset", "auxiliary_epochs", "auxiliary_seed")}
+    (folder / "all_results.json").write_text(json.dumps({**origin, **results}, indent=2) + "\n", encoding="utf-8")
 
 
 def report_on(
     args: argparse.Namespace,
-    model: ClipSamForAnomalySegmentation,
-    processor: ClipSamProcessor,
+    pipe: ZeroShotAnomalySegmentationPipeline,
     eval_data: AnomalyFolder,
     accelerator: Accelerator,
 ) -> Path:
     """Evaluate on the other set, all processes together, and return the file of the figures."""
     folder = Path(args.output_dir) / "evaluation"
     results = evaluate(
-        model,
-        processor,
+        pipe.model,
+        pipe.processor,
         eval_data,
         EvaluationOptions(size=args.eval_size, refine=not args.no_refine),
         output_dir=folder,
@@ -410,11 +429,7 @@ def train(args: argparse.Namespace) -> None:
     # 2. The data to train on, the other data to report on, and the model
     data, eval_data = read_data(args)
     model, processor = build_model(args)
-    trained_on = name_set(args.dataset_name, data)
-    if model.config.auxiliary_dataset is not None:
-        trained_on = f"{model.config.auxiliary_dataset} + {trained_on}"
-    if eval_data is not None:
-        check_other_set(trained_on, data, name_set(args.eval_dataset_name or "auto", eval_data), eval_data)
+    trained_on = name_training_set(args, model, data, eval_data)
     model.to(accelerator.device)
 
     # 3. Batches; CLIP's part of them is computed once
@@ -446,11 +461,13 @@ def train(args: argparse.Namespace) -> None:
         model, processor = build_model(args)
         load_trained(model.to(accelerator.device), checkpoint)
 
-    # 5. Choose the thresholds on the same images
+    # 5. Choose the thresholds on the same images, save, report on the other ones, publish
     model.config.auxiliary_dataset = trained_on
     model.config.auxiliary_epochs = num_epochs
     model.config.auxiliary_seed = args.seed
-    calibration = calibrate(
+    pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=processor)
+    results = describe_run(args, data, accelerator, read_state(checkpoint))
+    results["calibration"] = calibrate(
         model,
         processor,
         data,
@@ -459,25 +476,12 @@ def train(args: argparse.Namespace) -> None:
         num_workers=args.dataloader_num_workers,
         accelerator=accelerator,
         show_progress=True,
-    )
-
-    # 6. Save, report, publish
+    ).to_dict()
+    results["seconds"] = round(time.monotonic() - begin, 1)
     if accelerator.is_main_process:
-        results = {
-            **describe_run(args, data, accelerator),
-            "auxiliary_dataset": trained_on,
-            "num_train_epochs": num_epochs,
-            "num_train_steps": num_steps,
-            "configuration": read_state(checkpoint).configuration,
-            "losses": read_state(checkpoint).losses,
-            "calibration": calibration.to_dict(),
-            "seconds": round(time.monotonic() - begin, 1),
-        }
-        save_results(args, results)
-        pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=processor)
-        pipe.save_pretrained(args.output_dir, save_backbones=args.save_backbones)
+        save(args, pipe, results)
     accelerator.wait_for_everyone()
-    evaluation = None if eval_data is None else report_on(args, model, processor, eval_data, accelerator)
+    evaluation = None if eval_data is None else report_on(args, pipe, eval_data, accelerator)
     if accelerator.is_main_process:
         publish(args, pipe, evaluation)
     accelerator.end_training()
