@@ -15,6 +15,7 @@ interrupted goes on when the same command is given again, and ends with the same
 import argparse
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -265,6 +266,9 @@ def start(args: argparse.Namespace) -> Accelerator:
         # Saving, or the last share of an evaluation, may keep the others waiting
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
     )
+    if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
+        # Each would train alone, and all into the same folder
+        raise ValueError("These processes do not know of each other: several of them on CPUs need --cpu.")
     set_seed(args.seed)
     if args.with_tracking:
         options = {name: value for name, value in vars(args).items() if name != "hub_token"}

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,16 @@ def test_a_published_set_is_known_in_another_folder(tmp_path: Path, options: lis
     write_set(tmp_path / "copy", "bottle", first=20)
     with pytest.raises(ValueError, match="trained on 'mvtec'.*reported on 'mvtec'"):
         run(*options, "--dataset_name", "mvtec", "--eval_data_dir", str(tmp_path / "copy"))
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `torchrun` starts them on a machine without a GPU; each would be the only one, in the same folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(script, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    with pytest.raises(ValueError, match="do not know of each other.*--cpu"):
+        run(*options)
 
 
 def test_an_unknown_tracker_is_refused(options: list[str]) -> None:

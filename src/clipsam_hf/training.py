@@ -115,8 +115,8 @@ def train_umci(
         `list[float]`: The loss of every step that this call has run.
 
     Raises:
-        ValueError: If nothing requires a gradient, a number is out of range, or the checkpoint is of another model or
-            another configuration; the message shows what differs.
+        ValueError: If nothing requires a gradient, a number is out of range, the model is sharded by anything but
+            FSDP2, or the checkpoint is of another model or configuration; the message shows what differs.
         FloatingPointError: If the loss or its gradient is not finite; with the step and the files of its batch.
         TrainingInterruptedError: If a signal has ended the run.
         OSError: If a checkpoint cannot be written; the last one is unharmed.
@@ -236,6 +236,11 @@ class _Run:
 
     def __init__(self, model: nn.Module, accelerator: Any, options: _Options) -> None:
         self.accelerator, self.options = accelerator, options
+        kind = getattr(accelerator.distributed_type, "value", "NO")
+        if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not accelerator.is_fsdp2):
+            raise ValueError(f"Training shards with FSDP, `fsdp_version: 2`, only; Accelerate is set to {kind}.")
+        if accelerator.is_fsdp2:
+            _store_scalars_as_buffers(model)
         groups = _parameter_groups(trained_parameters(model), options.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -363,6 +368,15 @@ def _describe(options: _Options, accelerator: Any, model: nn.Module, source: Bat
         },
         "batches": source.describe(),
     }
+
+
+def _store_scalars_as_buffers(model: nn.Module) -> None:
+    """Keep CLIP's frozen `logit_scale` out of the shards: torch cannot cut a tensor without dimensions."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.dim() == 0 and not parameter.requires_grad:
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
 
 
 def _parameter_groups(trained: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
