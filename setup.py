@@ -49,7 +49,8 @@ EXTRAS = {
     "tests": TESTS_REQUIRE,
     "dev": sorted({*TESTS_REQUIRE, *QUALITY_REQUIRE}),
     # Every declared minimum as an exact version, to prove it; torch stays free: its wheels depend on the machine.
-    "compat_tests": [
+    # (A name with an underscore is not found by pip before 23.3, which then installs nothing and goes on.)
+    "compat-tests": [
         requirement if requirement.startswith("torch>") else requirement.replace(">=", "==")
         for requirement in [*REQUIRED, *TESTS_REQUIRE]
     ],

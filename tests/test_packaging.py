@@ -42,7 +42,7 @@ def pins() -> dict[str, str]:
 
 
 def all_requirements(arguments: dict[str, Any]) -> list[Requirement]:
-    extras = [extra for name, extra in arguments["extras_require"].items() if name != "compat_tests"]
+    extras = [extra for name, extra in arguments["extras_require"].items() if name != "compat-tests"]
     return [Requirement(line) for line in sum(extras, arguments["install_requires"])]
 
 
@@ -79,7 +79,7 @@ def test_everything_that_comes_along_is_pinned(setup_arguments: dict[str, Any], 
 def test_compat_tests_are_the_declared_minimums(setup_arguments: dict[str, Any]) -> None:
     extras = setup_arguments["extras_require"]
     for exact, declared in zip(
-        extras["compat_tests"], [*setup_arguments["install_requires"], *extras["tests"]], strict=True
+        extras["compat-tests"], [*setup_arguments["install_requires"], *extras["tests"]], strict=True
     ):
         assert exact == (declared if declared == "torch>=2.6" else declared.replace(">=", "=="))
 
