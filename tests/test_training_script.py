@@ -3,6 +3,7 @@
 """examples/train.py: from backbones and a data set to a saved model, its results, and figures on another set."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -224,3 +225,14 @@ def test_training_goes_on_from_a_whole_model(tmp_path: Path, options: list[str])
 
     model = ClipSamForAnomalySegmentation.from_pretrained(tmp_path / "clipsam-both")
     assert model.config.auxiliary_dataset == "plates + bottles"
+
+
+@pytest.mark.parametrize("name", ["train", "publish"])
+def test_the_documented_command_is_understood(name: str) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
+    block = document.split(f"<!-- command: {name} -->\n```bash\n")[1].split("\n```")[0]
+    words = shlex.split(block.replace("\\\n", " "))
+
+    assert words[:3] == ["accelerate", "launch", "examples/train.py"]
+    args = script.parse_args(words[3:])
+    assert (args.dataset_name, args.eval_dataset_name, args.push_to_hub) == ("visa", "mvtec", name == "publish")
