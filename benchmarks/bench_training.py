@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTokenizer, SamConfig, SamImageProcessorPil
 
-from clipsam_hf.configuration_clipsam import ClipSamConfig
+from clipsam_hf.configuration_clipsam import CLIP_LARGE_336, ClipSamConfig
 from clipsam_hf.data import AnomalySample
 from clipsam_hf.feature_cache import FeatureCache
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
@@ -37,20 +37,8 @@ from clipsam_hf.training_data import TrainingImages
 WHAT = {"computed": "features computed in every step", "cached": "features from the cache"}
 LOSS_LIMIT = 0.01
 
-# openai/clip-vit-large-patch14-336; the text tower, which no step needs, has one layer
-CLIP_LARGE: dict[str, Any] = {
-    "vision_config": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
-    "text_config": {"hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 12, "projection_dim": 768},
-    "projection_dim": 768,
-}
+# The text tower, which no step needs, has one layer
+CLIP_LARGE = {**CLIP_LARGE_336, "text_config": {**CLIP_LARGE_336["text_config"], "num_hidden_layers": 1}}
 CLIP_TINY: dict[str, Any] = {
     "vision_config": {
         "hidden_size": 64,

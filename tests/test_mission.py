@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hub_stand_in import HubStandIn, serve
 from huggingface_hub import ModelCard
-from PIL import Image
+from miniature_sets import write_photograph
 from train import parse_args
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 from typer.main import get_command
@@ -40,20 +39,6 @@ assert result["anomaly_map"].shape == (48, 48) and result["mask"].size == (48, 4
 assert result["label"] in ("anomalous", "normal")
 assert segmenter.model.config.auxiliary_dataset == "visa" and segmenter.model.head_is_trained
 """
-
-
-def write_photograph(path: Path, number: int, mask_path: Path | None = None) -> None:
-    """Noise; with a mask, also a bright square somewhere."""
-    rng = np.random.default_rng(number)
-    pixels, mask = rng.integers(0, 80, (48, 48, 3), dtype=np.uint8), np.zeros((48, 48), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if mask_path is not None:
-        row, column = rng.integers(4, 24, 2)
-        pixels[row : row + 18, column : column + 18] = 250
-        mask[row : row + 18, column : column + 18] = 255
-        mask_path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(mask_path)
-    Image.fromarray(pixels).save(path)
 
 
 def write_visa(root: Path) -> None:

@@ -10,33 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import train as script
 from accelerate.state import AcceleratorState
-from PIL import Image
+from miniature_sets import write_photograph
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import TrainingInterruptedError
-
-
-SIDE = 48
-
-
-def write_photograph(path: Path, number: int, mask_path: Path | None = None) -> None:
-    """Noise; with a mask, also a bright square somewhere."""
-    rng = np.random.default_rng(number)
-    pixels, mask = rng.integers(0, 80, (SIDE, SIDE, 3), dtype=np.uint8), np.zeros((SIDE, SIDE), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if mask_path is not None:
-        row, column = rng.integers(4, 24, 2)
-        pixels[row : row + 18, column : column + 18] = 250
-        mask[row : row + 18, column : column + 18] = 255
-        mask_path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(mask_path)
-    Image.fromarray(pixels).save(path)
 
 
 def write_set(root: Path, category: str, first: int = 0) -> Path:
