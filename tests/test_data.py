@@ -580,7 +580,8 @@ def test_mask_that_the_threshold_empties_warns(tmp_path: Path) -> None:
 
 
 def palette_mask() -> Image.Image:
-    mask = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), mode="P")
+    mask = Image.new("P", (3, 1))
+    mask.putdata([0, 1, 2])
     mask.putpalette([0, 0, 0, 35, 164, 54, 0, 0, 0])
     return mask
 
