@@ -45,6 +45,7 @@ class ClipSettings:
     image_weight: float = 0.2
     kind_weight: float = 1.0
     kind_positive_weight: float = 3.0
+    save_steps: int = 200
 
 
 def clip_config(settings: ClipSettings, tokenizer: CLIPTokenizer) -> CLIPConfig:
@@ -200,6 +201,7 @@ def train_clip(settings: ClipSettings, tokenizer: CLIPTokenizer, pool: ScenePool
         peak=settings.peak_learning_rate,
         warmup=settings.warmup,
         state_path=folder / "clip_state.pt",
+        save_every=settings.save_steps,
     )
     model.save_pretrained(folder / "clip")
     return model

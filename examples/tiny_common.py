@@ -68,6 +68,7 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: int) -> float:
 
 def save_atomically(state: dict, path: Path) -> None:
     """Write a file that is either the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)

@@ -43,6 +43,7 @@ class SamSettings:
     num_points: int = 5
     all_masks_weight: float = 0.2
     score_weight: float = 1.0
+    save_steps: int = 200
 
 
 def sam_config(settings: SamSettings, image_size: int) -> SamConfig:
@@ -245,6 +246,7 @@ def train_sam(settings: SamSettings, pool: ScenePool, folder: Path) -> SamModel:
             peak=settings.peak_learning_rate,
             warmup=settings.warmup,
             state_path=folder / f"sam_state_{size}.pt",
+            save_every=settings.save_steps,
         )
         first_step = last_step
     model.save_pretrained(folder / "sam")

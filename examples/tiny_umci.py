@@ -69,6 +69,7 @@ class UmciSettings:
     mask_fusion: Literal["soft", "binary"] = "binary"
     multimask_output: bool = True
     calibration_images: int = 120
+    save_steps: int = 200
 
 
 def build_processor(tokenizer: CLIPTokenizer, *, clip_size: int, sam_size: int) -> ClipSamProcessor:
@@ -225,7 +226,7 @@ def train_head(
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         output_dir=folder,
-        save_steps=200,
+        save_steps=settings.save_steps,
         log=lambda line: print(" ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True),
     )
     return model.eval()

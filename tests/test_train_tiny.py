@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training of `clipsam-tiny`: the same seed gives the same bits, also if a run was interrupted and goes on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_pool
+import tiny_clip
+import tiny_sam
+import tiny_umci
+import torch
+from synthetic_pool import ScenePool, build_pool
+from tiny_clip import ClipSettings, train_clip
+from tiny_common import learning_rate, phase
+from tiny_sam import SamSettings, train_sam
+from tiny_text import build_tokenizer
+from tiny_umci import UmciSettings, train_head
+from transformers import CLIPModel, SamModel
+
+
+STEPS = 200
+SCHEDULE = ((150, 32, 4), (STEPS, 64, 2))
+COMMON: dict[str, Any] = {"image_size": 64, "schedule": SCHEDULE, "save_steps": 50}
+CLIP = replace(ClipSettings(), hidden_size=32, text_hidden_size=32, projection_dim=32, **COMMON)
+SAM = replace(SamSettings(), hidden_size=32, output_channels=32, **COMMON)
+UMCI = replace(UmciSettings(), umci_hidden_size=16, scale_sizes=(2, 4), **COMMON)
+
+
+def test_the_phases_of_a_schedule_join_without_a_gap() -> None:
+    schedule = ((2, 32, 4), (5, 64, 3))
+    assert [phase(schedule, step)["first"] for step in range(5)] == [0, 4, 8, 11, 14]
+    assert [phase(schedule, step)["size"] for step in range(5)] == [32, 32, 64, 64, 64]
+    with pytest.raises(ValueError, match="ends before step 5"):
+        phase(schedule, 5)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    rates = [learning_rate(step, 100, 2.0, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0
+    assert set(rates[9:70]) == {2.0}
+    assert rates[85] == pytest.approx(1.0) and rates[99] == pytest.approx(2 / 30)
+
+
+def train_everything(pool: ScenePool, folder: Path) -> dict[str, torch.Tensor]:
+    """Run the three stages and return all weights."""
+    train_clip(CLIP, build_tokenizer(), pool, folder)
+    train_sam(SAM, pool, folder)
+    clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
+    model = train_head(clip, sam, build_tokenizer(), pool, UMCI, folder / "umci", auxiliary_dataset="pieces")
+    return model.state_dict()
+
+
+def stop_at(last: int, compute: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    def stop(self: Any, step: int) -> Any:
+        if step == last:
+            raise KeyboardInterrupt
+        return compute(self, step)
+
+    return stop
+
+
+@pytest.mark.slow
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic_pool, "CHUNK", 8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    build_pool(tmp_path / "pool", seed=0, num_scenes=16, data_dirs=[], num_workers=1)
+    pool = ScenePool(tmp_path / "pool", seed=0)
+    whole = train_everything(pool, tmp_path / "whole")
+
+    # each stage is stopped once, between two saved states, and the same command is given again
+    stops = ((tiny_clip.DenseContrast, 120), (tiny_sam.PromptedMasks, 180), (tiny_umci.UmciBatches, 170))
+    for stage, last in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "__call__", stop_at(last, stage.__call__))
+            with pytest.raises(KeyboardInterrupt):
+                train_everything(pool, tmp_path / "broken")
+    resumed = train_everything(pool, tmp_path / "broken")
+    torch.set_num_threads(threads)
+
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
