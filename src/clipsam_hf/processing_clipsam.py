@@ -178,9 +178,7 @@ class ClipSamProcessor(ProcessorMixin):
         if images is None and text is None and segmentation_maps is None:
             raise ValueError(f"{type(self).__name__} needs at least one of `images`, `text` and `segmentation_maps`.")
         self._check_keywords(kwargs)
-        merged: dict[str, Any] = self._merge_kwargs(
-            ClipSamProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
+        merged: dict[str, Any] = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         images_kwargs, text_kwargs = merged["images_kwargs"], merged["text_kwargs"]
         return_tensors = text_kwargs.pop("return_tensors", None) or images_kwargs.get("return_tensors")
 
