@@ -15,8 +15,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/clipsam_hf/__init__.
 
 REQUIRED = [
     "torch>=2.6",  # below 2.6, torch.load(weights_only=True) can run code: CVE-2025-32434
-    "transformers>=5.23.0",  # sub_configs_defaults of composite configurations
-    "huggingface_hub>=1.31.0",  # the oldest that transformers 5.20 takes
+    "transformers>=5.23.0",  # processors whose keywords have class variables as defaults
+    "huggingface_hub>=1.31.0",  # the oldest that transformers takes
     "safetensors>=0.8.0",
     "numpy>=2.1.0",
     "scipy>=1.15.0",
