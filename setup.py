@@ -23,7 +23,7 @@ REQUIRED = [
     "pillow>=11.3.0",
 ]
 
-TRAIN_REQUIRE = ["accelerate>=1.10.0", "datasets>=4.0.0", "jinja2>=3.1.6"]
+TRAIN_REQUIRE = ["accelerate>=1.10.0", "datasets>=5.0.0", "jinja2>=3.1.6"]
 EVAL_REQUIRE = ["evaluate>=0.4.6", "jinja2>=3.1.6", "scikit-learn>=1.6.0"]
 ONNX_REQUIRE = ["onnxruntime>=1.32.0", "onnxscript>=0.7.2"]
 DEMO_REQUIRE = ["scikit-image>=0.25.0"]  # the photograph of examples/quickstart.py

@@ -60,6 +60,8 @@ def test_every_requirement_declares_a_minimum_that_the_pin_meets(
 
 def test_everything_that_comes_along_is_pinned(setup_arguments: dict[str, Any], pins: dict[str, str]) -> None:
     """Walks from the tests' requirements to all that they install; torch pins its own CUDA libraries exactly."""
+    if any(importlib.metadata.version(name) != pins[name] for name in ("transformers", "huggingface-hub")):
+        pytest.skip("other versions than those of constraints.txt need other libraries")
     waiting = [Requirement(line) for line in setup_arguments["extras_require"]["tests"]]
     waiting += [Requirement(line) for line in setup_arguments["install_requires"]]
     seen: set[tuple[str, str]] = set()
