@@ -11,13 +11,13 @@ Nothing is chosen on this set, except the best window of each floor, which favou
 import argparse
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
+from floors import FLOORS
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from synthetic import Sample
 from synthetic_heldout import CHECKSUM, NUM_IMAGES, SEED, SIZE, checksum, heldout_images
@@ -27,14 +27,13 @@ from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 
 
-__all__ = ["Scores", "floors", "main"]
+__all__ = ["Scores", "main"]
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "src" / "clipsam_hf" / "checkpoints" / "clipsam-tiny"
 CLASS_NAME = "object"
 LEVELS = 65_536
 LARGEST_LOGIT = 28.0
 TENSORS: Any = {"return_tensors": "pt"}
-WINDOWS = (5, 9, 17, 33, 65)
 UNRELATED = (
     ["the parliament votes on tuesday", "she reads a novel in the garden", "two horses gallop over the hill"],
     ["an orchestra tunes its violins", "the baker opens before sunrise", "we sailed to a distant island"],
@@ -92,42 +91,17 @@ class Scores:
         }
 
 
-def floors() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return maps that need no training, each a function of a (height, width, 3) float32 image in [0, 1]."""
-
-    def darkness(image: np.ndarray) -> np.ndarray:
-        return 1 - image.mean(-1)
-
-    def local_contrast(window: int, smooth: int) -> Callable[[np.ndarray], np.ndarray]:
-        def contrast(image: np.ndarray) -> np.ndarray:
-            around = ndimage.uniform_filter(image, (window, window, 1))
-            near = ndimage.uniform_filter(image, (smooth, smooth, 1))
-            return np.abs(near - around).mean(-1)
-
-        return contrast
-
-    def unusual_colour(image: np.ndarray) -> np.ndarray:
-        return np.abs(image - np.median(image, (0, 1))).mean(-1)
-
-    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {"darkness": darkness, "unusual colour": unusual_colour}
-    for window in WINDOWS:
-        for smooth in (1, 5):
-            if smooth < window:
-                found[f"local contrast {window}/{smooth}"] = local_contrast(window, smooth)
-    return found
-
-
 def measure_floors(samples: list[Sample]) -> dict[str, dict[str, float]]:
-    """Return the figures of darkness, unusual colour, and the local contrast with the best AP."""
+    """Return the figures of the floors; of the local contrasts only those of the one with the best AP."""
     table = {}
-    for name, floor in floors().items():
+    for name, floor in FLOORS.items():
         scores = Scores()
         for sample in samples:
             scores.update(floor(sample.image.astype(np.float32) / 255), sample.mask)
         table[name] = scores.compute()
     contrasts = {name: row for name, row in table.items() if name.startswith("local")}
     best = max(contrasts, key=lambda name: contrasts[name]["pixel AP"])
-    return {"darkness": table["darkness"], "unusual colour": table["unusual colour"], best: table[best]}
+    return {name: row for name, row in table.items() if name == best or name not in contrasts}
 
 
 def build_similarity(model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalySegmentation:

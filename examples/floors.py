@@ -68,7 +68,8 @@ def mahalanobis(image: np.ndarray) -> np.ndarray:
     values = features.reshape(len(features), -1).T  # (pixels, features)
     centred = values - values.mean(0)
     precision = np.linalg.pinv(np.cov(centred.T) + 1e-6 * np.eye(len(features)))
-    return np.sqrt(np.maximum(np.einsum("nf,fg,ng->n", centred, precision, centred), 0)).reshape(grey.shape)
+    distance = np.sqrt(np.maximum(np.einsum("nf,fg,ng->n", centred, precision, centred), 0)).reshape(grey.shape)
+    return distance / (1 + distance)  # the same order, in [0, 1)
 
 
 FLOORS: dict[str, Floor] = {

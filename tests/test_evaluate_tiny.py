@@ -4,7 +4,8 @@
 
 import numpy as np
 import pytest
-from evaluate_tiny import Scores, floors, to_markdown
+from evaluate_tiny import Scores, to_markdown
+from floors import FLOORS
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 
@@ -41,7 +42,7 @@ def test_the_order_of_tiny_values_counts() -> None:
 def test_a_dark_spot_stands_out_from_every_floor() -> None:
     image = np.full((64, 64, 3), 0.8, np.float32)
     image[30:34, 30:34] = 0.1
-    for name, floor in floors().items():
+    for name, floor in FLOORS.items():
         anomaly_map = floor(image)
         assert anomaly_map.shape == (64, 64) and 0 <= anomaly_map.min() <= anomaly_map.max() <= 1, name
         assert anomaly_map[32, 32] > 2 * anomaly_map[5, 5], name
