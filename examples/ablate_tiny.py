@@ -63,10 +63,12 @@ class Cached:
     Args:
         batch: The images.
         stages: Per stage (num_images, hidden_size, height, width) float16.
+        embeddings: SAM's, (num_images, channels, height, width) float16, if they were asked for.
     """
 
     batch: Batch
     stages: tuple[torch.Tensor, ...]
+    embeddings: torch.Tensor | None = None
 
     def rows(self, chosen: list[int]) -> tuple[torch.Tensor, ...]:
         """Return the stages of some images: each (len(chosen), hidden_size, height, width) float32."""
@@ -74,14 +76,17 @@ class Cached:
 
 
 @torch.no_grad()
-def cache(model: ClipSamForAnomalySegmentation, batch: Batch) -> Cached:
-    """Compute CLIP's stages of all images of a batch."""
-    pixels = normalise(batch.images, CLIP_PIXELS)
-    parts = [
-        [stage.half() for stage in model.get_feature_maps(part)]
-        for part in tqdm(pixels.split(8), desc="features", disable=None)
-    ]
-    return Cached(batch, tuple(torch.cat(stage) for stage in zip(*parts, strict=True)))
+def cache(model: ClipSamForAnomalySegmentation, batch: Batch, *, with_sam: bool) -> Cached:
+    """Compute CLIP's stages of all images of a batch, and SAM's embeddings."""
+    side = model.config.sam_config.vision_config.image_size
+    stages, embeddings = [], []
+    for images in tqdm(batch.images.split(8), desc="features", disable=None):
+        stages.append([stage.half() for stage in model.get_feature_maps(normalise(images, CLIP_PIXELS))])
+        if with_sam:
+            seen = torch.nn.functional.interpolate(images, size=(side, side), mode="bilinear")
+            embeddings.append(model.get_image_embeddings(normalise(seen, SAM_PIXELS)).half())
+    joined = tuple(torch.cat(stage) for stage in zip(*stages, strict=True))
+    return Cached(batch, joined, torch.cat(embeddings) if with_sam else None)
 
 
 def train_variant(
@@ -165,14 +170,14 @@ def measure_refined(
     before = {name: getattr(model.config, name) for name in changes}
     for name, value in changes.items():
         setattr(model.config, name, value)
+    assert cached.embeddings is not None
     side = model.config.sam_config.vision_config.image_size
     scores = Scores()
     for number, mask in enumerate(cached.batch.masks.numpy()):
-        image = torch.nn.functional.interpolate(cached.batch.images[number, None], size=(side, side), mode="bilinear")
         output = model(
             feature_maps=cached.rows([number]),
             text_embeds=text_embeds,
-            sam_pixel_values=normalise(image, SAM_PIXELS),
+            image_embeddings=cached.embeddings[number, None].float(),
             reshaped_input_sizes=torch.tensor([[side, side]]),
         )
         scores.update(output.anomaly_map[0].numpy(), mask)
@@ -196,9 +201,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     training = ScenePool(arguments.pool, seed=0)
     size, validation_size = arguments.size, base.config.image_size
     texts = UmciBatches(base, processor.tokenizer, training, replace(UmciSettings(), image_size=size))
-    cached = cache(base, training.batch(40_000_000, first=0, count=arguments.num_images, size=size))
+    cached = cache(base, training.batch(40_000_000, first=0, count=arguments.num_images, size=size), with_sam=False)
     other = ScenePool(arguments.validation_pool, seed=1)
-    held = cache(base, other.batch(0, first=0, count=arguments.num_validation_images, size=validation_size))
+    batch = other.batch(0, first=0, count=arguments.num_validation_images, size=validation_size)
+    held = cache(base, batch, with_sam=True)
+        base, other.batch(0, first=0, count=arguments.num_validation_images, size=validation_size), with_sam=True
+    )
 
     results: dict[str, Any] = {"settings": {name: str(value) for name, value in vars(arguments).items()}}
     results["similarity"] = measure_rough(build_similarity(base), held, generic)

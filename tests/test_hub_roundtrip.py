@@ -16,6 +16,7 @@ import torch
 from hub_stand_in import HubStandIn, serve
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
+from package_blocker import BLOCK_PACKAGE
 from PIL import Image
 from safetensors.torch import load
 
@@ -277,16 +278,9 @@ else:
     raise AssertionError("a model that was never downloaded")
 """
 
-WITHOUT_PACKAGE = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "clipsam_hf":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-
+WITHOUT_PACKAGE = (
+    BLOCK_PACKAGE
+    + """
 import numpy as np
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
@@ -324,6 +318,7 @@ else:
     raise AssertionError("remote code without trust")
 assert not any(module.partition(".")[0] == "clipsam_hf" for module in sys.modules)
 """
+)
 
 
 @pytest.mark.slow

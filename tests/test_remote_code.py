@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from package_blocker import BLOCK_PACKAGE
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -23,16 +24,9 @@ from clipsam_hf.publishing_clipsam import CODE_FILES, CODE_REFERENCES, PROCESSOR
 PACKAGE = Path(clipsam_hf.__file__).parent
 
 # Runs where the package cannot be imported. The arguments: a folder with code, and one that does not exist yet.
-WITHOUT_PACKAGE = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "clipsam_hf":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-
+WITHOUT_PACKAGE = (
+    BLOCK_PACKAGE
+    + """
 import numpy as np
 import torch
 from PIL import Image
@@ -76,6 +70,7 @@ np.testing.assert_array_equal(pipe(photograph, class_name="candle")["anomaly_map
 np.save(retrained + "-after.npy", expected)
 assert not any(name.partition(".")[0] == "clipsam_hf" for name in sys.modules)
 """
+)
 
 
 @pytest.fixture
