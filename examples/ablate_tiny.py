@@ -205,8 +205,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     other = ScenePool(arguments.validation_pool, seed=1)
     batch = other.batch(0, first=0, count=arguments.num_validation_images, size=validation_size)
     held = cache(base, batch, with_sam=True)
-        base, other.batch(0, first=0, count=arguments.num_validation_images, size=validation_size), with_sam=True
-    )
 
     results: dict[str, Any] = {"settings": {name: str(value) for name, value in vars(arguments).items()}}
     results["similarity"] = measure_rough(build_similarity(base), held, generic)
