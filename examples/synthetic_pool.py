@@ -11,7 +11,7 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,11 +146,21 @@ class ScenePool:
         folder: What [`build_pool`] has filled.
         seed: Seed of the batches.
         good_fraction: Part of the images whose damage is undone, in [0, 1].
+        leave_out: Class names of data sets; no scene that shows a piece of one of them is used.
         device: Where batches are made.
+
+    Raises:
+        ValueError: If there are no scenes, or a class name to leave out is not among them.
     """
 
     def __init__(
-        self, folder: Path, *, seed: int, good_fraction: float = 0.2, device: torch.device | str = "cpu"
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        good_fraction: float = 0.2,
+        leave_out: Sequence[str] = (),
+        device: torch.device | str = "cpu",
     ) -> None:
         self.seed, self.good_fraction, self.device = seed, good_fraction, torch.device(device)
         paths = sorted(folder.glob("words-*.json"))
@@ -160,16 +170,20 @@ class ScenePool:
             torch.from_numpy(np.load(folder / f"scenes-{path.stem[6:]}.npy", mmap_mode="c")).to(self.device)
             for path in paths
         ]
-        self.num_scenes = CHUNK * len(self.chunks)
-        if not self.num_scenes:
+        words = [each for chunk in self.words for each in chunk]
+        for name in leave_out:
+            if name not in words:
+                raise ValueError(f"No scene in {folder} shows {name!r}, which was to be left out.")
+        self.scenes = [number for number, each in enumerate(words) if each not in leave_out]
+        if not self.scenes:
             raise ValueError(f"There are no scenes in {folder}.")
 
     def _order(self, first: int, count: int) -> Iterator[int]:
         """The scenes of a run of images: every scene once an epoch, in an order that depends on seed and epoch."""
         for place in range(first, first + count):
-            epoch, within = divmod(place, self.num_scenes)
+            epoch, within = divmod(place, len(self.scenes))
             if within == 0 or place == first:
-                order = np.random.default_rng((self.seed, epoch, 5)).permutation(self.num_scenes)
+                order = np.random.default_rng((self.seed, epoch, 5)).permutation(self.scenes)
             yield int(order[within])
 
     def batch(self, step: int, *, first: int, count: int, size: int) -> Batch:

@@ -14,6 +14,7 @@ import torch
 from synthetic_pool import KINDS, Batch, ScenePool
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
 from tiny_common import CLIP_PIXELS, normalise, patch_filters, phase, run_steps
+from tiny_first_weights import PATCH, compare_with_image
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -22,6 +23,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 __all__ = ["ClipSettings", "clip_config", "train_clip"]
 
 MAX_LOGIT_SCALE = float(np.log(100))
+SENTENCES = 64
+SENTENCE_LEARNING_RATE = 1.0e-3
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ class ClipSettings:
     text_layers: int = 2
     projection_dim: int = 128
     feature_layers: tuple[int, ...] = (2, 3, 4, 5)
-    schedule: tuple[tuple[int, int, int], ...] = ((4200, 128, 32), (5000, 256, 8))
-    peak_learning_rate: float = 1.0e-3
-    warmup: int = 200
+    schedule: tuple[tuple[int, int, int], ...] = ((2200, 128, 32), (2500, 256, 8))
+    peak_learning_rate: float = 2.0e-3
+    warmup: int = 100
+    sentence_steps: int = 400
     text_sets: int = 1
     caption_weight: float = 0.3
     image_weight: float = 0.2
@@ -73,19 +77,6 @@ def clip_config(settings: ClipSettings, tokenizer: CLIPTokenizer) -> CLIPConfig:
         "projection_dim": settings.projection_dim,
     }
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.projection_dim)
-
-
-def smooth_positions(side: int, width: int) -> torch.Tensor:
-    """Return slow two-dimensional waves as first position embeddings: (1 + side * side, width)."""
-    place = (torch.arange(side) + 0.5) / side
-    waves = torch.cat(
-        [f(torch.pi * k * place[:, None]) for k in range(1, width // 8 + 1) for f in (torch.sin, torch.cos)], 1
-    )
-    rows = waves[:, None].expand(side, side, -1)
-    columns = waves[None].expand(side, side, -1)
-    table = torch.zeros(side * side, width)
-    table[:, : 4 * (width // 8)] = torch.cat((rows, columns), -1).flatten(0, 1)
-    return 0.1 * torch.cat((torch.zeros(1, width), table))
 
 
 class DenseContrast:
@@ -181,26 +172,71 @@ def soft_dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (1 - (2 * both + 1) / (probability.sum((0, 2)) + target.sum((0, 2)) + 1)).mean()
 
 
-def train_clip(settings: ClipSettings, tokenizer: CLIPTokenizer, pool: ScenePool, folder: Path) -> CLIPModel:
-    """Train the stage (or go on with it) and save the network to `folder`/clip."""
+def teach_sentences(contrast: DenseContrast, settings: ClipSettings) -> None:
+    """
+    Teach the text tower which state and which material a sentence names, before there is any image.
+
+    Every state and material has a direction of its own, and every defect a part of the abnormal one. Otherwise the way
+    from normal to abnormal, which the patches are to follow, turns for as long as they learn it.
+    """
+    model, seed = contrast.model, contrast.pool.seed
+    states = {"normal": NORMAL_STATES, "abnormal": ABNORMAL_STATES, **{kind: DEFECT_STATES[kind] for kind in KINDS}}
+    directions, _ = torch.linalg.qr(torch.randn(settings.projection_dim, settings.projection_dim))
+    of_state = dict(zip(states, directions, strict=False))
+    of_noun = dict(zip(contrast.nouns, directions[len(states) :], strict=False))
+    for kind in KINDS:
+        of_state[kind] = F.normalize(of_state["abnormal"] + of_state[kind], dim=0)
+    tower = [*model.text_model.parameters(), *model.text_projection.parameters()]
+    optimizer = torch.optim.AdamW(tower, lr=SENTENCE_LEARNING_RATE)
+    for step in range(settings.sentence_steps):
+        left = 1 - step / settings.sentence_steps
+        for group in optimizer.param_groups:
+            group["lr"] = SENTENCE_LEARNING_RATE * min((step + 1) / 50, 2 * left, 1)
+        rng = np.random.default_rng((seed, step, 100))
+        names = [str(name) for name in rng.choice(list(states), SENTENCES)]
+        nouns = [str(name) for name in rng.choice(contrast.nouns, SENTENCES)]
+        text = contrast.embed([random_sentence(rng, states[a], b) for a, b in zip(names, nouns, strict=True)])
+        target = torch.stack([0.8 * of_state[a] + 0.6 * of_noun[b] for a, b in zip(names, nouns, strict=True)])
+        loss = (1 - F.cosine_similarity(text, target.to(text))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"sentences: cosine to their directions {1 - loss.item():.4f}", flush=True)
+
+
+def train_clip(
+    settings: ClipSettings, tokenizer: CLIPTokenizer, pool: ScenePool, folder: Path, start_from: Path | None = None
+) -> CLIPModel:
+    """
+    Train the stage (or go on with it) and save the network to `folder`/clip.
+
+    Args:
+        settings: The choices.
+        tokenizer: The tokenizer.
+        pool: Where the images come from.
+        folder: Folder of the state and the result.
+        start_from: Folder of an earlier run, whose network is trained further.
+    """
     torch.manual_seed(pool.seed)
+    state_path = folder / "clip_state.pt"
     model = CLIPModel(clip_config(settings, tokenizer))
-    with torch.no_grad():
-        embeddings = model.vision_model.embeddings
-        filters = patch_filters(pool, settings.hidden_size, settings.patch_size, CLIP_PIXELS)
-        embeddings.patch_embedding.weight.copy_(filters)
-        side = settings.image_size // settings.patch_size
-        embeddings.position_embedding.weight.copy_(smooth_positions(side, settings.hidden_size))
+    contrast = DenseContrast(model, tokenizer, pool, settings)
+    if start_from is not None:
+        model.load_state_dict(CLIPModel.from_pretrained(start_from / "clip").state_dict())
     nn.Module.to(model, pool.device)
+    if start_from is None and not state_path.exists():
+        filters = patch_filters(pool, PATCH.stop, settings.patch_size, CLIP_PIXELS)
+        compare_with_image(model.vision_model, filters.to(pool.device))
+        teach_sentences(contrast, settings)
     run_steps(
         model,
-        DenseContrast(model, tokenizer, pool, settings),
+        contrast,
         first_step=0,
         last_step=settings.schedule[-1][0],
         num_steps=settings.schedule[-1][0],
         peak=settings.peak_learning_rate,
         warmup=settings.warmup,
-        state_path=folder / "clip_state.pt",
+        state_path=state_path,
         save_every=settings.save_steps,
     )
     model.save_pretrained(folder / "clip")

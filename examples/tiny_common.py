@@ -74,12 +74,19 @@ def save_atomically(state: dict, path: Path) -> None:
     os.replace(partial, path)
 
 
-def parameter_groups(model: nn.Module) -> list[dict]:
-    """Decay matrices only."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def build_optimizers(model: nn.Module, peak: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of transformer blocks, AdamW for everything else; both decay matrices only."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    blocks = [p for name, p in trained.items() if p.ndim == 2 and "layers." in name and name.endswith(".weight")]
+    known = {id(p) for p in blocks}
+    others = [p for p in trained.values() if id(p) not in known]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        torch.optim.Muon(blocks, lr=peak, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=peak, betas=BETAS),
     ]
 
 
@@ -102,28 +109,30 @@ def run_steps(
     `compute_loss(step)` returns the loss, figures to log and the number of images; it must depend on the step only, so
     that a resumed run equals an uninterrupted one.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=peak, betas=BETAS)
+    optimizers = build_optimizers(model, peak)
     step = first_step
     if state_path.exists():
         state = torch.load(state_path, weights_only=True, map_location="cpu")
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
         step = state["step"]
     on_gpu = next(model.parameters()).device.type == "cuda"
     model.train()
     sums: dict[str, list[float]] = {}
     begin, seen = time.monotonic(), 0
     while step < last_step:
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, num_steps, peak, warmup)
         with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
             loss, figures, count = compute_loss(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step, seen = step + 1, seen + count
         for name, value in {"loss": loss.item(), **figures}.items():
             sums.setdefault(name, []).append(value)
@@ -132,7 +141,6 @@ def run_steps(
             print(f"step {step}/{num_steps} {line} | {seen / (time.monotonic() - begin):.1f} img/s", flush=True)
             begin, seen, sums = time.monotonic(), 0, {}
         if step % save_every == 0 or step == last_step:
-            save_atomically(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state_path
-            )
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            save_atomically({"model": model.state_dict(), "optimizers": states, "step": step}, state_path)
     model.eval()

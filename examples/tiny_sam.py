@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
 
-__all__ = ["PromptedMasks", "SamSettings", "sam_config", "train_sam", "widen"]
+__all__ = ["PromptedMasks", "SamSettings", "resized", "sam_config", "train_sam"]
 
 
 MIN_AREA = 6
@@ -36,9 +36,9 @@ class SamSettings:
     window_size: int = 8
     global_layers: tuple[int, ...] = (2,)
     output_channels: int = 64
-    schedule: tuple[tuple[int, int, int], ...] = ((3200, 128, 16), (4000, 256, 6))
-    peak_learning_rate: float = 1.0e-3
-    warmup: int = 200
+    schedule: tuple[tuple[int, int, int], ...] = ((2400, 128, 16), (2800, 256, 6))
+    peak_learning_rate: float = 2.0e-3
+    warmup: int = 100
     prompts_per_image: int = 3
     num_points: int = 5
     all_masks_weight: float = 0.2
@@ -78,11 +78,11 @@ def sam_config(settings: SamSettings, image_size: int) -> SamConfig:
     )
 
 
-def widen(model: SamModel, settings: SamSettings, image_size: int) -> SamModel:
-    """Return the same network for a larger image side: tables of positions are interpolated, all else is copied."""
-    wider = SamModel(sam_config(settings, image_size))
+def resized(model: SamModel, settings: SamSettings, image_size: int) -> SamModel:
+    """Return the same network for another image side: tables of positions are interpolated, all else is copied."""
+    other = SamModel(sam_config(settings, image_size))
     state = {}
-    for name, tensor in wider.state_dict().items():
+    for name, tensor in other.state_dict().items():
         source = model.state_dict()[name]
         if source.shape == tensor.shape:
             state[name] = source
@@ -91,8 +91,8 @@ def widen(model: SamModel, settings: SamSettings, image_size: int) -> SamModel:
             state[name] = F.interpolate(table, size=tensor.shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
         else:
             state[name] = F.interpolate(source.T[None], size=len(tensor), mode="linear")[0].T
-    wider.load_state_dict(state)
-    return wider
+    other.load_state_dict(state)
+    return other
 
 
 class PromptedMasks:
@@ -225,17 +225,28 @@ def first_weights(settings: SamSettings, pool: ScenePool, image_size: int) -> Sa
     return model
 
 
-def train_sam(settings: SamSettings, pool: ScenePool, folder: Path) -> SamModel:
-    """Train the stage (or go on with it) and save the network to `folder`/sam."""
+def train_sam(settings: SamSettings, pool: ScenePool, folder: Path, start_from: Path | None = None) -> SamModel:
+    """
+    Train the stage (or go on with it) and save the network to `folder`/sam.
+
+    Args:
+        settings: The choices.
+        pool: Where the images come from.
+        folder: Folder of the states and the result.
+        start_from: Folder of an earlier run, whose network is trained further.
+    """
     torch.manual_seed(pool.seed)
     num_steps = settings.schedule[-1][0]
     first_size = settings.schedule[0][1]
-    model = first_weights(settings, pool, first_size)
+    if start_from is None:
+        model = first_weights(settings, pool, first_size)
+    else:
+        model = resized(SamModel.from_pretrained(start_from / "sam"), settings, first_size)
     nn.Module.to(model, pool.device)
     first_step = 0
     for last_step, size, _ in settings.schedule:
         if size != first_size:
-            model = widen(model, settings, size)
+            model = resized(model, settings, size)
             nn.Module.to(model, pool.device)
         run_steps(
             model,

@@ -45,7 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the stages' states and results")
+    parser.add_argument("--pool", type=Path, help="folder of the pool; by default in the output folder")
     parser.add_argument("--data_dir", action="append", default=[], help="a set of real photographs; may be repeated")
+    parser.add_argument("--leave_out", action="append", default=[], help="class name of a set that is not shown")
+    parser.add_argument("--start_from", type=Path, help="folder of an earlier run, whose networks are trained further")
     parser.add_argument("--num_scenes", type=int, default=8192, help="scenes in the pool")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that draw scenes")
     parser.add_argument("--head", choices=("conv", "text"), default=UmciSettings.head, help="UMCI's way to logits")
@@ -55,11 +58,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.num_threads)
-    folder, data_dirs = arguments.output_dir, arguments.data_dir
+    folder, data_dirs, start_from = arguments.output_dir, arguments.data_dir, arguments.start_from
+    pool_folder = arguments.pool or folder / "pool"
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     if "pool" in stages:
         build_pool(
-            folder / "pool",
+            pool_folder,
             seed=arguments.seed,
             num_scenes=arguments.num_scenes,
             data_dirs=data_dirs,
@@ -67,11 +71,11 @@ def main() -> None:
         )
     if stages == ("pool",):
         return
-    pool = ScenePool(folder / "pool", seed=arguments.seed, device=arguments.device)
+    pool = ScenePool(pool_folder, seed=arguments.seed, leave_out=arguments.leave_out, device=arguments.device)
     if "clip" in stages:
-        train_clip(ClipSettings(), build_tokenizer(), pool, folder)
+        train_clip(ClipSettings(), build_tokenizer(), pool, folder, start_from)
     if "sam" in stages:
-        train_sam(SamSettings(), pool, folder)
+        train_sam(SamSettings(), pool, folder, start_from)
     if "umci" in stages:
         finish(folder, pool, UmciSettings(head=arguments.head), data_dirs)
 
