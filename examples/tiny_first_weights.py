@@ -9,6 +9,8 @@ a patch the mean of the image and of its neighbourhood, and takes absolute value
 of it is trained on.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPVisionModel
@@ -46,13 +48,14 @@ def compare_with_image(vision: CLIPVisionModel, filters: Tensor) -> None:
     Raises:
         ValueError: If the tower has another width or number of heads.
     """
-    config = vision.config
+    config: Any = vision.config
     width = config.hidden_size
     if (width, config.num_attention_heads) != (LEVEL.stop, 4):
         raise ValueError(f"The tower must be 128 wide with 4 heads, but is {width} with {config.num_attention_heads}.")
 
     # All weights that are not set below are small noise
-    for block in vision.encoder.layers:
+    blocks: list[Any] = list(vision.encoder.layers)
+    for block in blocks:
         attention, mlp = block.self_attn, block.mlp
         for layer, scale in (
             (attention.q_proj, 0.3),
@@ -65,7 +68,7 @@ def compare_with_image(vision: CLIPVisionModel, filters: Tensor) -> None:
             layer.weight.normal_(std=scale * layer.in_features**-0.5)
 
     # A patch is its principal components, its place, and a constant that lets layer norm keep sizes
-    embeddings = vision.embeddings
+    embeddings: Any = vision.embeddings
     embeddings.patch_embedding.weight.normal_(std=0.002)
     embeddings.patch_embedding.weight[PATCH] = filters
     side = config.image_size // config.patch_size
@@ -77,7 +80,7 @@ def compare_with_image(vision: CLIPVisionModel, filters: Tensor) -> None:
 
     # Block 1: patch minus image, neighbourhood minus image; then the absolute values of patch minus image and of patch
     # minus neighbourhood, two components to a channel
-    first, second, *others = vision.encoder.layers
+    first, second, *others = blocks
     average(first.self_attn, IMAGE_HEAD, PATCH, ((PATCH, -1.0), (AROUND, -1.0)))
     average(first.self_attn, NEAR_HEAD, PATCH, ((AROUND, 1.0),))
     look_near(first.self_attn)

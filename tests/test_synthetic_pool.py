@@ -83,6 +83,16 @@ def test_every_scene_comes_once_an_epoch(pool: ScenePool) -> None:
     assert list(pool._order(10, 12)) == [*first, *second][10:22]
 
 
+def test_a_set_that_is_left_out_is_not_shown(folder: Path, pool: ScenePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "plates" in pool.batch(0, first=0, count=16, size=16).words
+    without = ScenePool(folder, seed=3, leave_out=["plates"])
+
+    assert 0 < len(without.scenes) < 16
+    assert "plates" not in without.batch(0, first=0, count=32, size=16).words
+    with pytest.raises(ValueError, match="shows 'cups', which was to be left out"):
+        ScenePool(folder, seed=3, leave_out=["cups"])
+
+
 def test_what_is_marked_has_changed_and_good_images_have_no_mark(
     pool: ScenePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

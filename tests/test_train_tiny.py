@@ -16,6 +16,7 @@ import torch
 from synthetic_pool import ScenePool, build_pool
 from tiny_clip import ClipSettings, train_clip
 from tiny_common import learning_rate, phase
+from tiny_first_weights import UNUSUAL, compare_with_image
 from tiny_sam import SamSettings, train_sam
 from tiny_text import build_tokenizer
 from tiny_umci import UmciSettings, train_head
@@ -25,7 +26,7 @@ from transformers import CLIPModel, SamModel
 STEPS = 200
 SCHEDULE = ((150, 32, 4), (STEPS, 64, 2))
 COMMON: dict[str, Any] = {"image_size": 64, "schedule": SCHEDULE, "save_steps": 50}
-CLIP = replace(ClipSettings(), hidden_size=32, text_hidden_size=32, projection_dim=32, **COMMON)
+CLIP = replace(ClipSettings(), sentence_steps=60, **COMMON)
 SAM = replace(SamSettings(), hidden_size=32, output_channels=32, **COMMON)
 UMCI = replace(UmciSettings(), umci_hidden_size=16, scale_sizes=(2, 4), **COMMON)
 
@@ -43,6 +44,31 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0
     assert set(rates[9:70]) == {2.0}
     assert rates[85] == pytest.approx(1.0) and rates[99] == pytest.approx(2 / 30)
+
+
+def test_an_untrained_tower_sees_what_differs_from_its_image() -> None:
+    torch.manual_seed(0)
+    tower = CLIPModel(tiny_clip.clip_config(ClipSettings(), build_tokenizer())).vision_model.eval()
+    filters, _ = torch.linalg.qr(torch.randn(192, 32))
+    compare_with_image(tower, filters.T.view(32, 3, 8, 8))
+    # noise, in which a square of 2 x 2 patches is lighter; in the other image it is darker: both sides count alike
+    images = 0.1 * torch.randn(2, 3, 128, 128)
+    images[0, :, 48:64, 80:96] += 0.3
+    images[1, :, 48:64, 80:96] -= 0.3
+    with torch.no_grad():
+        states = tower(images, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+    unusual = states[2][:, 1:, UNUSUAL].sum(-1).view(2, 16, 16)  # after two blocks
+
+    odd = torch.zeros(16, 16, dtype=torch.bool)
+    odd[6:8, 10:12] = True
+    for one in unusual:
+        assert one[odd].min() > one[~odd].quantile(0.98)
+
+
+def test_a_tower_of_another_width_cannot_compare() -> None:
+    tower = CLIPModel(tiny_clip.clip_config(replace(ClipSettings(), hidden_size=64), build_tokenizer())).vision_model
+    with pytest.raises(ValueError, match="must be 128 wide with 4 heads, but is 64 with 4"):
+        compare_with_image(tower, torch.zeros(32, 3, 8, 8))
 
 
 def train_everything(pool: ScenePool, folder: Path) -> dict[str, torch.Tensor]:
@@ -84,3 +110,24 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, monk
 
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_networks_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic_pool, "CHUNK", 8)
+    build_pool(tmp_path / "pool", seed=0, num_scenes=16, data_dirs=[], num_workers=1)
+    pool = ScenePool(tmp_path / "pool", seed=0)
+    brief = {"schedule": ((2, 32, 4),), "save_steps": 2}
+    clip = train_clip(replace(CLIP, **brief), build_tokenizer(), pool, tmp_path / "first")
+    sam = train_sam(replace(SAM, **brief), pool, tmp_path / "first")
+
+    still = {"schedule": ((1, 32, 4),), "peak_learning_rate": 0.0}
+    start: dict[str, Any] = {"folder": tmp_path / "second", "start_from": tmp_path / "first"}
+    later = (
+        train_clip(replace(CLIP, **still), build_tokenizer(), pool, **start),
+        train_sam(replace(SAM, **still), pool, **start),
+    )
+
+    for before, after in zip((clip, sam), later, strict=True):
+        state = after.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
