@@ -1,37 +1,44 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Test the paper's claims on `clipsam-tiny`: UMCI without each of its parts, MMR with other prompts, masks and merges.
+Test the paper's claims on a `clipsam-tiny`: UMCI without each of its parts, MMR with other prompts, masks and merges.
 
-    python examples/ablate_tiny.py --model CHECKPOINT --pool runs/tiny/pool --output ablations.json
+    python examples/ablate_tiny.py umci --model CHECKPOINT --pool POOL --validation_pool OTHER --photographs cookie \
+        --output_dir runs/ablations
 
-Every UMCI is trained anew on the frozen CLIP, on features that are computed once, from several seeds; all are measured
-on generated images of another seed. Nothing else is looked at: the choices that follow from the table are made here.
+The parts: "umci" trains every variant anew on the frozen CLIP, from several seeds; "mmr" refines the checkpoint's own
+rough maps in other ways; "size" squashes photographs to other sides; "words" changes the texts. All are measured on
+generated images of another seed and on whole sets of photographs, which the checkpoint must not have been trained on:
+the choices that follow from the tables are made here.
 """
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from evaluate_tiny import TENSORS, Scores, build_similarity
+from evaluate_tiny import TENSORS, UNRELATED, Scores, build_similarity
+from PIL import Image
 from synthetic_pool import KINDS, Batch, ScenePool
 from tiny_common import CLIP_PIXELS, SAM_PIXELS, normalise
 from tiny_umci import UmciBatches, UmciSettings
+from torch.nn import functional as F
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
+from clipsam_hf.data import AnomalyFolder
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
+from clipsam_hf.visualization import heat_map
 
 
-__all__ = ["UMCI_VARIANTS", "main"]
+__all__ = ["MMR_VARIANTS", "UMCI_VARIANTS", "main"]
 
-WHOLE = ("original", "row", "column", "scale")
 UMCI_VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "without strip path": {"fused_features": ("original", "scale")},
@@ -50,9 +57,15 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
     "three masks": {"multimask_output": True},
     "soft masks": {"mask_fusion": "soft"},
     "binary masks": {"mask_fusion": "binary"},
+    "average": {"merge": "average"},
     "normalised sum": {"merge": "sum_norm"},
     **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
 }
+SIZES = (192, 256, 320, 384, 512)
+TWO_KINDS = 200
+SHOWN = 4
+# One figure is a row of the tables: of each set, by its name
+Figures = dict[str, dict[str, float]]
 
 
 @dataclass
@@ -62,11 +75,13 @@ class Cached:
 
     Args:
         batch: The images.
+        class_name: What they show, for the prompts.
         stages: Per stage (num_images, hidden_size, height, width) float16.
         embeddings: SAM's, (num_images, channels, height, width) float16, if they were asked for.
     """
 
     batch: Batch
+    class_name: str
     stages: tuple[torch.Tensor, ...]
     embeddings: torch.Tensor | None = None
 
@@ -75,41 +90,91 @@ class Cached:
         return tuple(stage[chosen].float() for stage in self.stages)
 
 
-@torch.no_grad()
-def cache(model: ClipSamForAnomalySegmentation, batch: Batch, *, with_sam: bool) -> Cached:
-    """Compute CLIP's stages of all images of a batch, and SAM's embeddings."""
-    side = model.config.sam_config.vision_config.image_size
-    stages, embeddings = [], []
-    for images in tqdm(batch.images.split(8), desc="features", disable=None):
-        stages.append([stage.half() for stage in model.get_feature_maps(normalise(images, CLIP_PIXELS))])
-        if with_sam:
-            seen = torch.nn.functional.interpolate(images, size=(side, side), mode="bilinear")
-            embeddings.append(model.get_image_embeddings(normalise(seen, SAM_PIXELS)).half())
-    joined = tuple(torch.cat(stage) for stage in zip(*stages, strict=True))
-    return Cached(batch, joined, torch.cat(embeddings) if with_sam else None)
+class Bench:
+    """
+    A checkpoint and the images that it is measured on.
+
+    Args:
+        model: Folder of the checkpoint.
+        pool: Folder of the scenes that it was trained on.
+        validation_pool: Folder of scenes of another seed.
+        photographs: Folders of data sets that it was not trained on.
+        leave_out: Their class names, of which the pool is to show nothing.
+        num_images: Number of generated images to measure.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        pool: Path,
+        validation_pool: Path,
+        photographs: Sequence[Path],
+        *,
+        leave_out: Sequence[str],
+        num_images: int,
+    ) -> None:
+        self.model = ClipSamForAnomalySegmentation.from_pretrained(model)
+        self.processor = ClipSamProcessor.from_pretrained(model)
+        self.training = ScenePool(pool, seed=0, leave_out=leave_out)
+        self.validation = ScenePool(validation_pool, seed=1)
+        self.folders, self.num_images = photographs, num_images
+
+    @torch.no_grad()
+    def cache(self, batch: Batch, class_name: str = "object", *, with_sam: bool = False) -> Cached:
+        """Compute CLIP's stages of all images of a batch, and SAM's embeddings."""
+        side = self.model.config.sam_config.vision_config.image_size
+        stages, embeddings = [], []
+        for images in tqdm(batch.images.split(8), desc=class_name, disable=None):
+            pixels = normalise(images, CLIP_PIXELS)
+            stages.append([stage.half() for stage in self.model.get_feature_maps(pixels)])
+            if with_sam:
+                seen = F.interpolate(images, size=(side, side), mode="bilinear")
+                embeddings.append(self.model.get_image_embeddings(normalise(seen, SAM_PIXELS)).half())
+        joined = tuple(torch.cat(stage) for stage in zip(*stages, strict=True))
+        return Cached(batch, class_name, joined, torch.cat(embeddings) if with_sam else None)
+
+    def sets(self, *, with_sam: bool = False) -> dict[str, Cached]:
+        """Return the generated images and every set of photographs, by name."""
+        side = self.model.config.image_size
+        generated = self.validation.batch(0, first=0, count=self.num_images, size=side)
+        found = {"generated": self.cache(generated, with_sam=with_sam)}
+        for folder in self.folders:
+            batch = read_photographs(folder, side)
+            found[batch.words[0]] = self.cache(batch, batch.words[0], with_sam=with_sam)
+        return found
+
+    def texts(self, class_name: str) -> torch.Tensor:
+        """Return the embeddings of both texts: (1, 2, projection_dim)."""
+        inputs: Any = self.processor(text=class_name, **TENSORS)
+        return self.model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"]).detach()
+
+
+def read_photographs(folder: Path, side: int) -> Batch:
+    """Squash all photographs of a set to squares."""
+    images, masks, words = [], [], []
+    for sample in AnomalyFolder(folder, split=None):
+        picture = sample.load_image().resize((side, side), Image.Resampling.BICUBIC)
+        truth = Image.fromarray(sample.load_mask().astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+        images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255)
+        masks.append(torch.from_numpy(np.array(truth)))
+        words.append(sample.class_name)
+    kinds = torch.stack(masks)
+    return Batch(torch.stack(images), kinds, kinds, torch.zeros_like(kinds), words)
 
 
 def train_variant(
-    base: ClipSamForAnomalySegmentation,
-    texts: UmciBatches,
-    cached: Cached,
-    changes: dict[str, Any],
-    *,
-    seed: int,
-    num_steps: int,
-    batch_size: int,
+    bench: Bench, texts: UmciBatches, cached: Cached, changes: dict[str, Any], *, seed: int, num_steps: int, count: int
 ) -> ClipSamForAnomalySegmentation:
-    """Train one UMCI on cached features."""
+    """Train one UMCI on cached features, `count` images a step."""
     fields = {name: value for name, value in changes.items() if name != "constant_text"}
     constant = texts.constant() if changes.get("constant_text") else None
     torch.manual_seed(seed)
-    model = ClipSamForAnomalySegmentation(ClipSamConfig.from_dict({**base.config.to_dict(), **fields}))
-    model.clip, model.sam = base.clip, base.sam
-    count = len(cached.batch.words)
+    model = ClipSamForAnomalySegmentation(ClipSamConfig.from_dict({**bench.model.config.to_dict(), **fields}))
+    model.clip, model.sam = bench.model.clip, bench.model.sam
 
     def batches(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 107))
-        chosen = rng.integers(count, size=batch_size).tolist()
+        chosen = rng.integers(len(cached.batch.words), size=count).tolist()
         pairs = [texts.text_of(cached.batch, number, rng) for number in chosen]
         if constant is not None:
             pairs = [(constant, cached.batch.masks[number]) for number in chosen]
@@ -124,35 +189,55 @@ def train_variant(
 
 
 @torch.inference_mode()
-def measure_rough(model: ClipSamForAnomalySegmentation, cached: Cached, text_embeds: torch.Tensor) -> dict[str, float]:
-    """Return the figures of the rough map."""
+def measure(
+    model: ClipSamForAnomalySegmentation, cached: Cached, text_embeds: torch.Tensor, *, refine: bool = False
+) -> dict[str, float]:
+    """Return the figures of the rough map, or of the refined one."""
+    side = model.config.sam_config.vision_config.image_size
     scores = Scores()
-    masks = cached.batch.masks.numpy()
-    for number, mask in enumerate(masks):
-        output = model(feature_maps=cached.rows([number]), text_embeds=text_embeds)
-        scores.update(output.rough_anomaly_map[0].numpy(), mask)
-    return scores.compute()
+    for number, mask in enumerate(cached.batch.masks.numpy()):
+        inputs: dict[str, Any] = {"feature_maps": cached.rows([number]), "text_embeds": text_embeds}
+        if refine and cached.embeddings is not None:
+            inputs["image_embeddings"] = cached.embeddings[number, None].float()
+            inputs["reshaped_input_sizes"] = torch.tensor([[side, side]])
+        scores.update(model(**inputs).anomaly_map[0].numpy(), mask)
+    figures = scores.compute()
+    return {name: figures[name] for name in ("pixel AUROC", "pixel AP", "pixel F1-max", "image AUROC")}
+
+
+def two_kinds(bench: Bench) -> Cached:
+    """Return generated images with two kinds of defect each."""
+    side, found = bench.model.config.image_size, []
+    for step in range(40):
+        batch = bench.validation.batch(1000 + step, first=64 * step, count=64, size=side)
+        found += [(batch, number) for number in range(64) if len(batch.present(number)) == 2]
+        if len(found) >= TWO_KINDS:
+            break
+    if len(found) < TWO_KINDS:
+        raise ValueError(f"The validation pool gives only {len(found)} images with two kinds of defect.")
+    found = found[:TWO_KINDS]
+    fields = ("images", "kinds", "parts", "objects")
+    planes = {field: torch.stack([getattr(batch, field)[number] for batch, number in found]) for field in fields}
+    return bench.cache(Batch(**planes, words=[batch.words[number] for batch, number in found]))
 
 
 @torch.inference_mode()
 def measure_steering(model: ClipSamForAnomalySegmentation, cached: Cached, texts: UmciBatches) -> float:
     """
-    Return how well a text that names one of two kinds of defect in an image ranks its pixels above the other's.
+    Return how well a text that names one of the two kinds of defect in an image ranks its pixels above the other's.
 
-    The mean, over all such images and both directions, of the AUROC between the pixels of the two defects.
+    The mean, over all images and both directions, of the AUROC between the pixels of the two defects.
     """
     found = []
     for number in range(len(cached.batch.words)):
         present = cached.batch.present(number)
-        if len(present) != 2:
-            continue
         kinds = cached.batch.kinds[number].numpy()
         for named, other in (present, present[::-1]):
             output = model(feature_maps=cached.rows([number]), text_embeds=texts.naming(named)[None])
             values = output.rough_anomaly_map[0].numpy()
             inside, outside = (values[kinds == KINDS.index(kind) + 1] for kind in (named, other))
             found.append(rank_probability(inside, outside))
-    return float(np.mean(found)) if found else float("nan")
+    return float(np.mean(found))
 
 
 def rank_probability(above: np.ndarray, below: np.ndarray) -> float:
@@ -162,90 +247,176 @@ def rank_probability(above: np.ndarray, below: np.ndarray) -> float:
     return float((less + not_more).mean() / 2 / len(below))
 
 
-@torch.inference_mode()
-def measure_refined(
-    model: ClipSamForAnomalySegmentation, cached: Cached, text_embeds: torch.Tensor, changes: dict[str, Any]
-) -> dict[str, float]:
-    """Return the figures of the refined map with some fields of the configuration changed."""
-    before = {name: getattr(model.config, name) for name in changes}
-    for name, value in changes.items():
-        setattr(model.config, name, value)
-    assert cached.embeddings is not None
-    side = model.config.sam_config.vision_config.image_size
-    scores = Scores()
-    for number, mask in enumerate(cached.batch.masks.numpy()):
-        output = model(
-            feature_maps=cached.rows([number]),
-            text_embeds=text_embeds,
-            image_embeddings=cached.embeddings[number, None].float(),
-            reshaped_input_sizes=torch.tensor([[side, side]]),
-        )
-        scores.update(output.anomaly_map[0].numpy(), mask)
-    for name, value in before.items():
-        setattr(model.config, name, value)
-    return scores.compute()
-
-
-def summarise(rows: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Return mean and standard deviation of every figure over the seeds."""
-    return {name: [float(f([row[name] for row in rows])) for f in (np.mean, np.std)] for name in rows[0]}
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return all figures."""
-    base = ClipSamForAnomalySegmentation.from_pretrained(arguments.model)
-    processor = ClipSamProcessor.from_pretrained(arguments.model)
-    inputs: Any = processor(text="object", **TENSORS)
-    generic = base.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"]).detach()
-
-    training = ScenePool(arguments.pool, seed=0)
-    size, validation_size = arguments.size, base.config.image_size
-    texts = UmciBatches(base, processor.tokenizer, training, replace(UmciSettings(), image_size=size))
-    cached = cache(base, training.batch(40_000_000, first=0, count=arguments.num_images, size=size), with_sam=False)
-    other = ScenePool(arguments.validation_pool, seed=1)
-    batch = other.batch(0, first=0, count=arguments.num_validation_images, size=validation_size)
-    held = cache(base, batch, with_sam=True)
-
-    results: dict[str, Any] = {"settings": {name: str(value) for name, value in vars(arguments).items()}}
-    results["similarity"] = measure_rough(build_similarity(base), held, generic)
-    results["released UMCI"] = {
-        **measure_rough(base, held, generic),
-        "steering AUROC": measure_steering(base, held, texts),
+def summarise(rows: list[Figures]) -> dict[str, dict[str, list[float]]]:
+    """Return mean and standard deviation over the seeds of every figure of every set."""
+    return {
+        each: {
+            name: [float(f([row[each][name] for row in rows])) for f in (np.mean, np.std)] for name in rows[0][each]
+        }
+        for each in rows[0]
     }
-    results["umci"], results["mmr"] = {}, {}
-    for name, changes in UMCI_VARIANTS.items():
-        rows = []
+
+
+def draw_maps(sets: dict[str, Cached], maps: dict[str, list[np.ndarray]]) -> Image.Image:
+    """Put photographs, their truth and every variant's maps side by side, in the order of `shown`."""
+    rows = []
+    for place, (cached, number) in enumerate(shown(sets)):
+        photograph = Image.fromarray((cached.batch.images[number] * 255).byte().permute(1, 2, 0).numpy())
+        cells = [photograph, heat_map(cached.batch.masks[number].numpy().astype(float))]
+        cells += [heat_map(each[place]) for each in maps.values()]
+        rows.append(np.concatenate([np.asarray(cell.resize((160, 160))) for cell in cells], axis=1))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def shown(sets: dict[str, Cached]) -> list[tuple[Cached, int]]:
+    """Return a few defective images of each set, evenly spread over it."""
+    chosen = []
+    for cached in sets.values():
+        defective = cached.batch.masks.flatten(1).any(1).nonzero()[:, 0].tolist()
+        chosen += [(cached, defective[len(defective) * place // SHOWN]) for place in range(SHOWN)]
+    return chosen
+
+
+def ablate_umci(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure every variant of UMCI; the similarity localizer and the checkpoint's own UMCI beside them."""
+    settings = replace(UmciSettings(), image_size=arguments.size)
+    texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, settings)
+    seen = bench.training.batch(40_000_000, first=0, count=arguments.num_training_images, size=arguments.size)
+    cached, sets, pairs = bench.cache(seen), bench.sets(), two_kinds(bench)
+
+    def figures(model: ClipSamForAnomalySegmentation, changes: dict[str, Any]) -> Figures:
+        constant = changes.get("constant_text")
+        rows = {
+            name: measure(model, each, texts.constant()[None] if constant else bench.texts(each.class_name))
+            for name, each in sets.items()
+        }
+        return rows if constant else {**rows, "two kinds": {"AUROC": measure_steering(model, pairs, texts)}}
+
+    results: dict[str, Any] = {
+        "similarity": figures(build_similarity(bench.model), {}),
+        "the checkpoint's UMCI": figures(bench.model, {}),
+    }
+    print(json.dumps(results), flush=True)
+    maps: dict[str, list[np.ndarray]] = {}
+    for name in arguments.variants or UMCI_VARIANTS:
+        changes, rows = UMCI_VARIANTS[name], []
         for seed in range(arguments.num_seeds):
-            options: dict[str, Any] = {"num_steps": arguments.num_steps, "batch_size": arguments.batch_size}
-            model = train_variant(base, texts, cached, changes, seed=seed, **options)
-            pair = texts.constant()[None] if changes.get("constant_text") else generic
-            steering = float("nan") if changes.get("constant_text") else measure_steering(model, held, texts)
-            rows.append({**measure_rough(model, held, pair), "steering AUROC": steering})
-        results["umci"][name] = summarise(rows)
-        print(name, results["umci"][name], flush=True)
-    for name, changes in MMR_VARIANTS.items():
-        results["mmr"][name] = measure_refined(base, held, generic, changes)
-        print(name, results["mmr"][name], flush=True)
+            options = {"seed": seed, "num_steps": arguments.num_steps, "count": arguments.batch_size}
+            model = train_variant(bench, texts, cached, changes, **options)
+            rows.append(figures(model, changes))
+            print(name, seed, json.dumps(rows[-1]), flush=True)
+        results[name] = summarise(rows)
+        with torch.inference_mode():
+            for each, number in shown(sets):
+                pair = texts.constant()[None] if changes.get("constant_text") else bench.texts(each.class_name)
+                output = model(feature_maps=each.rows([number]), text_embeds=pair)
+                maps.setdefault(name, []).append(output.rough_anomaly_map[0].numpy())
+    draw_maps(sets, maps).save(arguments.output_dir / "umci.png")
     return results
 
 
+def ablate_mmr(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rough maps and every way to refine them."""
+    sets, config = bench.sets(with_sam=True), bench.model.config
+    texts = {name: bench.texts(each.class_name) for name, each in sets.items()}
+    results: dict[str, Any] = {"rough": {name: measure(bench.model, sets[name], texts[name]) for name in sets}}
+    print("rough", json.dumps(results["rough"]), flush=True)
+    for variant in arguments.variants or MMR_VARIANTS:
+        changes = MMR_VARIANTS[variant]
+        before = {name: getattr(config, name) for name in changes}
+        for name, value in changes.items():
+            setattr(config, name, value)
+        results[variant] = {name: measure(bench.model, sets[name], texts[name], refine=True) for name in sets}
+        for name, value in before.items():
+            setattr(config, name, value)
+        print(variant, json.dumps(results[variant]), flush=True)
+    return results
+
+
+def ablate_size(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rough map of photographs squashed to other sides, always against masks of the largest."""
+    results: dict[str, Any] = {}
+    for side in SIZES:
+        results[str(side)] = {}
+        for folder in bench.folders:
+            batch, truth = read_photographs(folder, side), read_photographs(folder, max(SIZES))
+            cached, scores = bench.cache(batch, batch.words[0]), Scores()
+            text_embeds = bench.texts(cached.class_name)
+            with torch.inference_mode():
+                for number, mask in enumerate(truth.masks.numpy()):
+                    output = bench.model(feature_maps=cached.rows([number]), text_embeds=text_embeds)
+                    full = F.interpolate(output.rough_anomaly_map[None], size=mask.shape, mode="bilinear")
+                    scores.update(full[0, 0].numpy(), mask)
+            results[str(side)][cached.class_name] = scores.compute()
+        print(side, json.dumps(results[str(side)]), flush=True)
+    return results
+
+
+def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rough map with the right, a wrong and no class name, two normal texts and two unrelated ones."""
+    sets, results = bench.sets(), {}
+    names = [each.class_name for each in sets.values() if each.class_name != "object"]
+    tokens = bench.processor.tokenizer([*UNRELATED[0], *UNRELATED[1]], padding=True, return_tensors="pt")
+    shape = (1, 2, len(UNRELATED[0]), -1)
+    unrelated = bench.model.get_text_embeddings(
+        tokens["input_ids"].view(shape), tokens["attention_mask"].view(shape)
+    ).detach()
+    for name, each in sets.items():
+        wrong = next(other for other in [*names, "candle"] if other != each.class_name)
+        right = bench.texts(each.class_name)
+        results[name] = {
+            f"right: {each.class_name}": measure(bench.model, each, right),
+            f"wrong: {wrong}": measure(bench.model, each, bench.texts(wrong)),
+            "absent: object": measure(bench.model, each, bench.texts("object")),
+            "both texts normal": measure(bench.model, each, right[:, [0, 0]]),
+            "unrelated texts": measure(bench.model, each, unrelated),
+        }
+        print(name, json.dumps(results[name]), flush=True)
+    return results
+
+
+PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
+    "umci": ablate_umci,
+    "mmr": ablate_mmr,
+    "size": ablate_size,
+    "words": ablate_words,
+}
+
+
 def main() -> None:
-    """Run all ablations and write the figures."""
+    """Run one part and write its figures to OUTPUT_DIR/PART.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--pool", type=Path, required=True, help="folder of the scenes to train on")
     parser.add_argument("--validation_pool", type=Path, required=True, help="folder of scenes of another seed")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file of the figures")
-    parser.add_argument("--num_images", type=int, default=3072, help="images that UMCI is trained on")
+    parser.add_argument("--photographs", type=Path, action="append", default=[], help="a data set; may be repeated")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--variants", nargs="+", help="some variants only")
+    parser.add_argument("--leave_out", action="append", default=[], help="class name of a set that UMCI is not shown")
+    parser.add_argument("--num_training_images", type=int, default=2048, help="images that UMCI is trained on")
     parser.add_argument("--size", type=int, default=128, help="their side in pixels")
-    parser.add_argument("--num_validation_images", type=int, default=240)
-    parser.add_argument("--num_steps", type=int, default=600)
-    parser.add_argument("--batch_size", type=int, default=24)
+    parser.add_argument("--num_images", type=int, default=240, help="generated images to measure")
+    parser.add_argument("--num_steps", type=int, default=300)
+    parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--num_threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.num_threads)
-    arguments.output.write_text(json.dumps(run(arguments), indent=1))
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    bench = Bench(
+        arguments.model,
+        arguments.pool,
+        arguments.validation_pool,
+        arguments.photographs,
+        leave_out=arguments.leave_out,
+        num_images=arguments.num_images,
+    )
+    results = {
+        "settings": {name: str(value) for name, value in vars(arguments).items()},
+        **PARTS[arguments.part](bench, arguments),
+    }
+    (arguments.output_dir / f"{arguments.part}.json").write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

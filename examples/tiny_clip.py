@@ -40,7 +40,7 @@ class ClipSettings:
     text_layers: int = 2
     projection_dim: int = 128
     feature_layers: tuple[int, ...] = (2, 3, 4, 5)
-    schedule: tuple[tuple[int, int, int], ...] = ((2200, 128, 32), (2500, 256, 8))
+    schedule: tuple[tuple[int, int, int], ...] = ((1800, 128, 32), (2100, 256, 8))
     peak_learning_rate: float = 2.0e-3
     warmup: int = 100
     sentence_steps: int = 400
