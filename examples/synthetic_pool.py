@@ -163,6 +163,7 @@ class ScenePool:
         device: torch.device | str = "cpu",
     ) -> None:
         self.seed, self.good_fraction, self.device = seed, good_fraction, torch.device(device)
+        self.leave_out = tuple(leave_out)
         paths = sorted(folder.glob("words-*.json"))
         self.words = [json.loads(path.read_text()) for path in paths]
         # On a GPU the scenes lie in its memory, else they are read from the files as they are needed

@@ -1,20 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Stage 3 of `clipsam-tiny`: UMCI on the two frozen networks, then the thresholds.
+Stage 3 of `clipsam-tiny`: UMCI on the two frozen networks, and what its thresholds are chosen on.
 
 The sentences vary with the images, so that language acts: sometimes they name a defect that is there (only it is to be
 marked), sometimes one that is not, or both texts are normal, or they are about something else (then nothing is).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.metrics import precision_recall_curve, roc_curve
+from PIL import Image
 from synthetic_pool import KINDS, Batch, ScenePool
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, TEMPLATES, fill
 from tiny_clip import ClipSettings
@@ -24,12 +23,13 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
+from clipsam_hf.data import AnomalySample
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
 
 
-__all__ = ["UmciBatches", "UmciSettings", "build_processor", "calibrate", "f1_threshold", "train_head"]
+__all__ = ["UmciBatches", "UmciSettings", "build_processor", "generated_samples", "train_head"]
 
 TENSORS: Any = {"return_tensors": "pt"}
 UNRELATED = (
@@ -65,7 +65,6 @@ class UmciSettings:
     absent_kind: float = 0.1
     both_normal: float = 0.1
     min_region_fraction: float = 32 / 256**2
-    binarize_candidates: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
     mask_fusion: Literal["soft", "binary"] = "binary"
     multimask_output: bool = True
     calibration_images: int = 120
@@ -232,58 +231,21 @@ def train_head(
     return model.eval()
 
 
-def f1_threshold(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:
-    """Return the threshold with the best F1 and that F1; `score` above the threshold is positive."""
-    precision, recall, thresholds = precision_recall_curve(truth.ravel(), score.ravel())
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-    best = int(f1[:-1].argmax())
-    return float(thresholds[best]), float(f1[best])
-
-
-def decision(truth: np.ndarray, score: np.ndarray) -> float:
-    """Return the threshold with the best balance of found defects and false alarms (Youden)."""
-    false_alarms, found, thresholds = roc_curve(truth, score)
-    return float(thresholds[1:][(found - false_alarms)[1:].argmax()])
-
-
-@torch.no_grad()
-def calibrate(
-    model: ClipSamForAnomalySegmentation,
-    processor: ClipSamProcessor,
-    pool: ScenePool,
-    settings: UmciSettings,
-    log: Callable[[str], None] = print,
-) -> None:
-    """Choose the three thresholds on generated training images and store them in the configuration."""
-    config, count = model.config, settings.calibration_images
-    batch = pool.batch(30_000_000, first=30_000_000, count=count, size=config.image_size)
+def generated_samples(pool: ScenePool, settings: UmciSettings) -> list[AnomalySample]:
+    """Return generated images as samples of a data set, to choose thresholds on."""
+    batch = pool.batch(30_000_000, first=30_000_000, count=settings.calibration_images, size=settings.image_size)
     images = (batch.images.cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    inputs = processor(text="object", **TENSORS)
-    text_embeds = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
-    pixels = [processor(images=image, **TENSORS) for image in images]
-    stages = [model.get_feature_maps(each["pixel_values"]) for each in pixels]
-    embeddings = [model.get_image_embeddings(each["sam_pixel_values"]) for each in pixels]
-    truth = batch.masks.cpu().numpy()
-
-    # regions must be worth a prompt: the threshold of the rough map is the one whose refined map is best
-    best = (-1.0, 0.0, 0.0, np.zeros(count))
-    for candidate in settings.binarize_candidates:
-        config.binarize_threshold = candidate
-        outputs = [
-            model(
-                feature_maps=feature_maps,
-                text_embeds=text_embeds,
-                image_embeddings=embedding,
-                reshaped_input_sizes=each["reshaped_input_sizes"],
-            )
-            for each, feature_maps, embedding in zip(pixels, stages, embeddings, strict=True)
-        ]
-        maps = np.concatenate([output.anomaly_map.numpy() for output in outputs])
-        threshold, f1 = f1_threshold(truth, maps)
-        log(f"binarize_threshold {candidate}: F1 of the refined map {f1:.4f} at {threshold:.4f}")
-        scores = torch.cat([output.pred_score for output in outputs]).numpy()
-        best = max(best, (f1, candidate, threshold, scores), key=lambda found: found[0])
-    _, config.binarize_threshold, config.mask_threshold, scores = best
-    config.decision_threshold = decision(np.any(truth, axis=(1, 2)), scores)
-    rough = np.concatenate([output.rough_anomaly_map.numpy() for output in outputs])
-    log(f"F1 of the rough map {f1_threshold(truth, rough)[1]:.4f}; decision_threshold {config.decision_threshold:.4f}")
+    return [
+        AnomalySample(
+            image_path=Path(f"{number}.png"),
+            mask_path=None,
+            label=int(mask.any()),
+            category="generated",
+            class_name="object",
+            defect_type=None,
+            split="train",
+            image=Image.fromarray(image),
+            mask=Image.fromarray(mask.astype(np.uint8) * 255),
+        )
+        for number, (image, mask) in enumerate(zip(images, batch.masks.cpu().numpy(), strict=True))
+    ]

@@ -17,8 +17,11 @@ from synthetic_pool import ScenePool, build_pool
 from tiny_clip import ClipSettings, train_clip
 from tiny_sam import SamSettings, train_sam
 from tiny_text import build_tokenizer
-from tiny_umci import UmciSettings, build_processor, calibrate, train_head
+from tiny_umci import UmciSettings, build_processor, generated_samples, train_head
 from transformers import CLIPModel, SamModel
+
+from clipsam_hf.calibration import calibrate
+from clipsam_hf.data import AnomalyFolder
 
 
 __all__ = ["main"]
@@ -31,11 +34,14 @@ def finish(folder: Path, pool: ScenePool, settings: UmciSettings, data_dirs: lis
     head_folder = folder / f"umci_{settings.head}"
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
     tokenizer = build_tokenizer()
-    name = " + ".join(["generated images", *(Path(each).name for each in data_dirs)])
+    photographs = [sample for root in data_dirs for sample in AnomalyFolder(root, split=None)]
+    photographs = [sample for sample in photographs if sample.class_name not in pool.leave_out]
+    name = " + ".join(["generated images", *dict.fromkeys(sample.class_name for sample in photographs)])
     model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=name).cpu()
     clip_size, sam_size = model.config.image_size, SamSettings().image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
-    calibrate(model, processor, pool, settings)
+    # all of it is training data: generated images, and whole photographs
+    print(calibrate(model, processor, [*generated_samples(pool, settings), *photographs]), flush=True)
     model.save_pretrained(head_folder / "clipsam-tiny")
     processor.save_pretrained(head_folder / "clipsam-tiny")
 
