@@ -9,6 +9,7 @@ Nothing is chosen on this set, except the best window of each floor, which favou
 """
 
 import argparse
+import json
 import platform
 import time
 from collections.abc import Iterable
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
     parser.add_argument("--num_images", type=int, default=NUM_IMAGES, help="fewer for a trial only")
     parser.add_argument("--num_threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="JSON file for the table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.num_threads)
 
@@ -193,6 +195,8 @@ def main() -> None:
     processor = ClipSamProcessor.from_pretrained(arguments.model)
     table.update(measure_model(model, processor, samples))
     print(to_markdown(table))
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(table, indent=1))
     seconds = seconds_per_photograph(model, processor)
     print(f"\n{seconds:.2f} s for a 640x480 photograph on {arguments.num_threads} threads, {platform.machine()}")
 

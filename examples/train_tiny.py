@@ -6,10 +6,13 @@ Train `clipsam-tiny`, the checkpoint inside the package, on generated images and
     python examples/train_tiny.py --data_dir road --data_dir cookie --data_dir ball_screw --output_dir runs/tiny
 
 The stages "clip" and "sam" do not need each other and may run side by side; both need "pool", and "umci" needs all. A
-stage that was interrupted goes on where it stopped when the same command is given again.
+stage that was interrupted goes on where it stopped when the same command is given again. The result is the folder
+`clipsam-tiny`, and `training.json` beside it says how it was made.
 """
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -27,23 +30,40 @@ from clipsam_hf.data import AnomalyFolder
 __all__ = ["main"]
 
 STAGES = ("pool", "clip", "sam", "umci")
+RECORD = "training.json"
 
 
-def finish(folder: Path, pool: ScenePool, settings: UmciSettings, data_dirs: list[str]) -> None:
-    """Train UMCI on the two finished networks, choose the thresholds, and save the checkpoint."""
+def finish(pool: ScenePool, settings: UmciSettings, arguments: argparse.Namespace) -> None:
+    """Train UMCI on the two finished networks, choose the thresholds, and save the checkpoint with its record."""
+    folder = arguments.output_dir
     head_folder = folder / f"umci_{settings.head}"
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
     tokenizer = build_tokenizer()
-    photographs = [sample for root in data_dirs for sample in AnomalyFolder(root, split=None)]
+    photographs = [sample for root in arguments.data_dir for sample in AnomalyFolder(root, split=None)]
     photographs = [sample for sample in photographs if sample.class_name not in pool.leave_out]
-    name = " + ".join(["generated images", *dict.fromkeys(sample.class_name for sample in photographs)])
-    model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=name).cpu()
+    sets = ["generated images", *dict.fromkeys(sample.class_name for sample in photographs)]
+    model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=" + ".join(sets)).cpu()
     clip_size, sam_size = model.config.image_size, SamSettings().image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
+
     # all of it is training data: generated images, and whole photographs
-    print(calibrate(model, processor, [*generated_samples(pool, settings), *photographs]), flush=True)
-    model.save_pretrained(head_folder / "clipsam-tiny")
-    processor.save_pretrained(head_folder / "clipsam-tiny")
+    found = calibrate(model, processor, [*generated_samples(pool, settings), *photographs])
+    model.save_pretrained(folder / "clipsam-tiny")
+    processor.save_pretrained(folder / "clipsam-tiny")
+    earlier = arguments.start_from and json.loads((arguments.start_from / RECORD).read_text())
+    record = {
+        "sets": sets,
+        "num_scenes": len(pool.scenes),
+        "seed": arguments.seed,
+        "num_threads": arguments.num_threads,
+        "device": arguments.device,
+        "torch": torch.__version__,
+        "settings": {"clip": asdict(ClipSettings()), "sam": asdict(SamSettings()), "umci": asdict(settings)},
+        "calibration": found.to_dict(),
+        "started_from": earlier,
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1))
+    print(found, flush=True)
 
 
 def main() -> None:
@@ -64,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.num_threads)
-    folder, data_dirs, start_from = arguments.output_dir, arguments.data_dir, arguments.start_from
+    folder, start_from = arguments.output_dir, arguments.start_from
     pool_folder = arguments.pool or folder / "pool"
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     if "pool" in stages:
@@ -72,7 +92,7 @@ def main() -> None:
             pool_folder,
             seed=arguments.seed,
             num_scenes=arguments.num_scenes,
-            data_dirs=data_dirs,
+            data_dirs=arguments.data_dir,
             num_workers=arguments.num_workers,
         )
     if stages == ("pool",):
@@ -83,7 +103,7 @@ def main() -> None:
     if "sam" in stages:
         train_sam(SamSettings(), pool, folder, start_from)
     if "umci" in stages:
-        finish(folder, pool, UmciSettings(head=arguments.head), data_dirs)
+        finish(pool, UmciSettings(head=arguments.head), arguments)
 
 
 if __name__ == "__main__":
