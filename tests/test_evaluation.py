@@ -379,8 +379,28 @@ def test_protocol_says_what_the_figures_depend_on(parts: Parts, data: AnomalyFol
     assert protocol["refinement"]["num_points"] == 5 and protocol["seed"] == 0
     assert {"clipsam_hf", "torch", "transformers"} <= protocol["versions"].keys()
     for name in FILE_NAMES.values():
-        if name != "results.csv":
+        if not name.endswith(".csv"):
             assert "weights_sha256" in (tmp_path / "output" / name).read_text()
+
+
+def test_every_image_has_its_scores(parts: Parts, data: AnomalyFolder, tmp_path: Path) -> None:
+    model, processor = parts
+    results = evaluate(*parts, data, SMALL, output_dir=tmp_path / "output")
+    assert results is not None
+    pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=processor)
+    by_path = {image.path: image for image in results.images}
+
+    assert len(by_path) == len(data)
+    for sample in data:
+        image = by_path[sample.image_path.relative_to(data.root).as_posix()]
+        assert (image.category, image.kind) == (sample.category, sample.defect_type)
+        expected = pipe(sample.load_image(), class_name=sample.class_name)["score"]
+        assert image.scores["refined"] == pytest.approx(expected, abs=1e-6)
+    lines = (tmp_path / "output" / "images.csv").read_text().splitlines()
+    assert lines[0] == "path,category,kind,rough_score,refined_score"
+    first = results.images[0]
+    assert lines[1].split(",")[:3] == [first.path, first.category, first.kind]
+    assert float(lines[1].split(",")[4]) == first.scores["refined"]
 
 
 ROW = ResultRow("rough", "=cmd|x", ALL_KINDS, {"pixel_auroc": 0.875, "image_auroc": math.nan}, {"images": 3})

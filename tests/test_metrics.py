@@ -584,3 +584,12 @@ def test_protocol_names_the_options() -> None:
         "aupro_linear200": False,
         "connectivity": 8,
     }
+
+
+def test_image_scores_come_in_order_and_of_known_categories_only() -> None:
+    metrics = AnomalyMetrics()
+    for score in (0.7, 0.2):
+        metrics.update(np.zeros((2, 2)), np.zeros((2, 2), bool), "bolt", image_score=score)
+    assert metrics.image_scores("bolt") == [0.7, 0.2]
+    with pytest.raises(ValueError, match=r"no images of the category 'nut'; known: \['bolt'\]"):
+        metrics.image_scores("nut")

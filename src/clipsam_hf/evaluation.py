@@ -32,7 +32,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from .data import AnomalyDataset, AnomalyFolder
 from .data_layouts import DEFECT, GOOD
 from .evaluation_predictor import Photograph, PhotographReader, Predictor, open_cache
-from .evaluation_report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ResultRow
+from .evaluation_report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ImageRow, ResultRow
 from .evaluation_store import StateFolder, fingerprint
 from .metrics import AnomalyMetrics, resize_mask
 from .modeling_clipsam import ClipSamForAnomalySegmentation
@@ -200,8 +200,7 @@ def evaluate(
         if processes.rank > 0:
             return None
 
-        rows, notes = _collect(state, chunks, options)
-        results = EvaluationResults(rows, protocol, notes)
+        results = _collect(state, chunks, options, protocol, {example.place: example for example in examples})
         if output_dir is not None:
             results.write(Path(output_dir))
             state.remove()
@@ -509,8 +508,12 @@ def _save_map(anomaly_map: NDArray[np.float32], path: Path) -> None:
 
 
 def _collect(
-    state: StateFolder, chunks: Sequence[_Chunk], options: EvaluationOptions
-) -> tuple[list[ResultRow], list[str]]:
+    state: StateFolder,
+    chunks: Sequence[_Chunk],
+    options: EvaluationOptions,
+    protocol: Mapping[str, Any],
+    examples: Mapping[int, _Example],
+) -> EvaluationResults:
     """Merge the finished chunks, one category at a time, into rows of figures and notes on them."""
     missing = [chunk.number for chunk in chunks if not state.has(chunk.number)]
     if missing:
@@ -520,13 +523,17 @@ def _collect(
         categories.setdefault(chunk.category, []).append(chunk)
 
     rows: list[ResultRow] = []
+    scores: dict[int, dict[str, float]] = {place: {} for chunk in chunks for place in chunk.places}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in options.map_names:
             metrics = options.new_metrics()
             for category, parts in categories.items():
                 for chunk in parts:
-                    metrics.merge(state.load(chunk.number, name))
+                    finished = state.load(chunk.number, name)
+                    for place, score in zip(chunk.places, finished.image_scores(category), strict=True):
+                        scores[place][name] = score
+                    metrics.merge(finished)
                 metrics.finish(category)
             results = metrics.compute()
             intervals = results.get("intervals", {})
@@ -535,7 +542,12 @@ def _collect(
                 rows.append(ResultRow(name, category, ALL_KINDS, figures, counts, intervals.get(category, {})))
             rows.append(ResultRow(name, MEAN, ALL_KINDS, results["mean"], {}, results.get("mean_interval", {})))
             rows += [row for parts in categories.values() for row in _collect_kinds(state, parts, name, options)]
-    return rows, list(dict.fromkeys(str(warning.message) for warning in caught))
+    images = [
+        ImageRow(examples[place].path, examples[place].category, examples[place].kind, found)
+        for place, found in scores.items()
+    ]
+    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    return EvaluationResults(rows, protocol, notes, images)
 
 
 def _collect_kinds(

@@ -15,7 +15,7 @@ from typing import Any
 from .evaluation_store import open_atomically
 
 
-__all__ = ["ALL_KINDS", "FILE_NAMES", "MEAN", "EvaluationResults", "ResultRow"]
+__all__ = ["ALL_KINDS", "FILE_NAMES", "MEAN", "EvaluationResults", "ImageRow", "ResultRow"]
 
 ALL_KINDS = "all"
 """Kind of the row of a whole category."""
@@ -23,7 +23,13 @@ ALL_KINDS = "all"
 MEAN = "mean"
 """Category of the row that holds the mean over the categories."""
 
-FILE_NAMES = {"text": "results.txt", "csv": "results.csv", "json": "results.json", "markdown": "results.md"}
+FILE_NAMES = {
+    "text": "results.txt",
+    "csv": "results.csv",
+    "json": "results.json",
+    "markdown": "results.md",
+    "image_csv": "images.csv",
+}
 """The files that `EvaluationResults.write` makes."""
 
 # Headings of the figures; the text table shows those that fit into a terminal.
@@ -79,6 +85,23 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
+class ImageRow:
+    """The scores of one image.
+
+    Args:
+        path (`str`): the image, below the root of its data set.
+        category (`str`): its category.
+        kind (`str`): its kind of defect, or "good".
+        scores (`Mapping[str, float]`): the image's score by the name of the map, in [0, 1].
+    """
+
+    path: str
+    category: str
+    kind: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class EvaluationResults:
     """What `evaluate` found.
 
@@ -86,6 +109,7 @@ class EvaluationResults:
         rows (`Sequence[ResultRow]`): per map first the categories, then their mean, then the kinds of defects.
         protocol (`Mapping[str, Any]`): everything that the figures depend on.
         notes (`Sequence[str]`): warnings: undefined figures, wide intervals, too many regions.
+        images (`Sequence[ImageRow]`): every image by itself, by category and kind.
 
     Example:
         >>> row = ResultRow("rough", "candle", ALL_KINDS, {"pixel_auroc": 0.875})
@@ -98,6 +122,7 @@ class EvaluationResults:
     rows: Sequence[ResultRow]
     protocol: Mapping[str, Any]
     notes: Sequence[str] = ()
+    images: Sequence[ImageRow] = ()
 
     def find(self, anomaly_map: str, category: str = MEAN, kind: str = ALL_KINDS) -> ResultRow:
         """Return one row.
@@ -165,12 +190,24 @@ class EvaluationResults:
             )
         return target.getvalue()
 
+    def to_image_csv(self) -> str:
+        """List one line per image: path, category, kind of defect, and the score of each map."""
+        maps = list(dict.fromkeys(name for image in self.images for name in image.scores))
+        target = io.StringIO()
+        writer = csv.writer(target, lineterminator="\n")
+        writer.writerow(["path", "category", "kind", *(f"{name}_score" for name in maps)])
+        for image in self.images:
+            texts = (_escape_formula(text) for text in (image.path, image.category, image.kind))
+            writer.writerow([*texts, *(repr(image.scores[name]) for name in maps)])
+        return target.getvalue()
+
     def to_json(self) -> str:
-        """Return everything as JSON; what is undefined is null."""
-        return json.dumps(_without_nan(asdict(self)), indent=2, allow_nan=False) + "\n"
+        """Return everything but the single images as JSON; what is undefined is null."""
+        content = {"rows": [asdict(row) for row in self.rows], "protocol": self.protocol, "notes": self.notes}
+        return json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write the four files, each in one step.
+        """Write the files, each in one step.
 
         Args:
             folder (`Path`): where to; it is made if there is none.

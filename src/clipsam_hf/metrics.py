@@ -207,6 +207,22 @@ class AnomalyMetrics:
         self._finished.update(other._finished)
         return self
 
+    def image_scores(self, category: str) -> list[float]:
+        """Return the scores of a category's images in the order in which they came.
+
+        Args:
+            category (`str`): one that was updated and is not finished.
+
+        Returns:
+            `list[float]`: one score per image.
+
+        Raises:
+            ValueError: if there is no such category.
+        """
+        if category not in self._categories:
+            raise ValueError(f"there are no images of the category {category!r}; known: {sorted(self._categories)}")
+        return list(self._categories[category].image_scores)
+
     def finish(self, category: str) -> Figures:
         """Compute the figures of a category and free its scores; nothing can be added to it afterwards.
 
