@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The card of the embedded checkpoint: its figures come from files, and files of other weights are refused."""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import card_tiny
+import pytest
+from evaluate_tiny import CHECKPOINT
+
+from clipsam_hf import ClipSamForAnomalySegmentation
+from clipsam_hf.evaluation_store import fingerprint
+
+
+STAGES = {"clip": {"schedule": [[10, 128, 4], [12, 256, 2]]}, "umci": {"schedule": [[5, 128, 3]]}}
+RUN: dict[str, Any] = {
+    "sets": ["generated images"],
+    "num_scenes": 64,
+    "seed": 0,
+    "num_threads": 1,
+    "device": "cpu",
+    "torch": "2.13.0",
+    "settings": STAGES,
+    "started_from": None,
+}
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    (tmp_path / "training.json").write_text(
+        json.dumps({**RUN, "sets": ["generated images", "cookie"], "started_from": RUN})
+    )
+    (tmp_path / "heldout.json").write_text(json.dumps({"rough": {"pixel AP": 0.4321, "F1 at threshold": 0.1}}))
+    weights = fingerprint(ClipSamForAnomalySegmentation.from_pretrained(CHECKPOINT))
+    figures = dict.fromkeys(card_tiny.FIGURES, 0.25)
+    rows = [
+        {"anomaly_map": "rough", "category": "mean", "kind": "all", "figures": {**figures, "image_ap": None}},
+        {"anomaly_map": "rough", "category": "tile", "kind": "all", "figures": figures},
+    ]
+    protocol = {
+        "data": {"name": "tiles", "images": 7, "abnormal_images": 3},
+        "model": {"weights_sha256": weights},
+    }
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows, "protocol": protocol, "notes": []}))
+    files = {"training": "training.json", "heldout": "heldout.json", "evaluation": "results.json"}
+    given = [part for name, file in files.items() for part in (f"--{name}", str(tmp_path / file))]
+    return ["card_tiny.py", str(tmp_path / "checkpoint"), *given]
+
+
+def test_the_card_says_what_the_files_say(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    card_tiny.main()
+    card = (Path(arguments[1]) / "README.md").read_text()
+
+    assert hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest() in card
+    assert "1. generated images; 64 scenes" in card and "2. generated images, cookie; 64 scenes" in card
+    assert "Images: 44 for clip, 15 for umci." in card
+    assert "| cookie | cookie set" in card and "asphalt road" not in card
+    assert "| tiles (7, 3 defective) | rough | 25.0 |" in card and card.count("| tiles (7") == 1
+    assert "| rough | 0.432 |" in card
+
+
+def test_figures_of_other_weights_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(arguments[-1])
+    content = json.loads(path.read_text())
+    content["protocol"]["model"]["weights_sha256"] = "0" * 16
+    path.write_text(json.dumps(content))
+    before = (Path(arguments[1]) / "README.md").read_bytes()
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(ValueError, match="is of other weights"):
+        card_tiny.main()
+    assert (Path(arguments[1]) / "README.md").read_bytes() == before
