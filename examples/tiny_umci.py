@@ -57,7 +57,7 @@ class UmciSettings:
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
     head: Literal["conv", "text"] = "conv"
-    schedule: tuple[tuple[int, int, int], ...] = ((1300, 128, 24), (1800, 256, 8))
+    schedule: tuple[tuple[int, int, int], ...] = ((800, 128, 24), (1050, 256, 8))
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     generic: float = 0.5
