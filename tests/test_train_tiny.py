@@ -26,9 +26,10 @@ from transformers import CLIPModel, SamModel
 STEPS = 200
 SCHEDULE = ((150, 32, 4), (STEPS, 64, 2))
 COMMON: dict[str, Any] = {"image_size": 64, "schedule": SCHEDULE, "save_steps": 50}
-CLIP = replace(ClipSettings(), sentence_steps=60, **COMMON)
+SHALLOW: dict[str, Any] = {"feature_layers": (1, 2)}
+CLIP = replace(ClipSettings(), num_layers=2, text_layers=1, sentence_steps=20, **SHALLOW, **COMMON)
 SAM = replace(SamSettings(), hidden_size=32, output_channels=32, **COMMON)
-UMCI = replace(UmciSettings(), umci_hidden_size=16, scale_sizes=(2, 4), **COMMON)
+UMCI = replace(UmciSettings(), umci_hidden_size=16, scale_sizes=(2, 4), **SHALLOW, **COMMON)
 
 
 def test_the_phases_of_a_schedule_join_without_a_gap() -> None:
