@@ -15,13 +15,13 @@ the choices that follow from the tables are made here.
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from evaluate_tiny import TENSORS, UNRELATED, Scores, build_similarity
+from evaluate_tiny import TENSORS, Scores, build_similarity, embed_texts
 from PIL import Image
 from synthetic_pool import KINDS, Batch, ScenePool
 from tiny_common import CLIP_PIXELS, SAM_PIXELS, normalise
@@ -279,8 +279,7 @@ def shown(sets: dict[str, Cached]) -> list[tuple[Cached, int]]:
 
 def ablate_umci(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and measure every variant of UMCI; the similarity localizer and the checkpoint's own UMCI beside them."""
-    settings = replace(UmciSettings(), image_size=arguments.size)
-    texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, settings)
+    texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings())
     seen = bench.training.batch(40_000_000, first=0, count=arguments.num_training_images, size=arguments.size)
     cached, sets, pairs = bench.cache(seen), bench.sets(), two_kinds(bench)
 
@@ -356,20 +355,16 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the rough map with the right, a wrong and no class name, two normal texts and two unrelated ones."""
     sets, results = bench.sets(), {}
     names = [each.class_name for each in sets.values() if each.class_name != "object"]
-    tokens = bench.processor.tokenizer([*UNRELATED[0], *UNRELATED[1]], padding=True, return_tensors="pt")
-    shape = (1, 2, len(UNRELATED[0]), -1)
-    unrelated = bench.model.get_text_embeddings(
-        tokens["input_ids"].view(shape), tokens["attention_mask"].view(shape)
-    ).detach()
     for name, each in sets.items():
         wrong = next(other for other in [*names, "candle"] if other != each.class_name)
-        right = bench.texts(each.class_name)
+        with torch.no_grad():
+            pairs = embed_texts(bench.model, bench.processor, each.class_name)
         results[name] = {
-            f"right: {each.class_name}": measure(bench.model, each, right),
+            f"right: {each.class_name}": measure(bench.model, each, pairs[""]),
             f"wrong: {wrong}": measure(bench.model, each, bench.texts(wrong)),
             "absent: object": measure(bench.model, each, bench.texts("object")),
-            "both texts normal": measure(bench.model, each, right[:, [0, 0]]),
-            "unrelated texts": measure(bench.model, each, unrelated),
+            "both texts normal": measure(bench.model, each, pairs[", both texts normal"]),
+            "unrelated texts": measure(bench.model, each, pairs[", unrelated texts"]),
         }
         print(name, json.dumps(results[name]), flush=True)
     return results

@@ -25,9 +25,9 @@ __all__ = ["main"]
 
 TEMPLATE = Path(__file__).with_name("card_tiny_template.md")
 
-# The photographs that it is trained on, by their class names: source and licence as found there
+# The photographs that it is trained on, by the names of their folders: source and licence as found there
 PHOTOGRAPHS = {
-    "asphalt road": (
+    "road": (
         "Cracks and Potholes in Road Images, 100 of 2235 images, commit 1f200541 of"
         " github.com/biankatpas/Cracks-and-Potholes-in-Road-Images-Dataset",
         "MIT, (c) 2020 Bianka Passos",
@@ -36,7 +36,7 @@ PHOTOGRAPHS = {
         "cookie set, 63 images, commit 14bed61c of github.com/aws-samples/amazon-lookout-for-vision",
         "CC BY-SA 4.0 (of the repository's documentation; the images have no notice of their own)",
     ),
-    "ball screw drive": (
+    "ball_screw": (
         "BSData, 120 of 1104 images, commit 7204b28a of github.com/2Obe/BSData; Schlagenhauf and Landwehr 2021,"
         " arXiv 2103.13003",
         "CC BY-SA 4.0",

@@ -28,7 +28,7 @@ from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 
 
-__all__ = ["Scores", "main"]
+__all__ = ["Scores", "build_similarity", "embed_texts", "main"]
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "src" / "clipsam_hf" / "checkpoints" / "clipsam-tiny"
 CLASS_NAME = "object"
@@ -113,9 +113,11 @@ def build_similarity(model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalyS
     return similarity.eval()
 
 
-def embed_texts(model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor) -> dict[str, torch.Tensor]:
+def embed_texts(
+    model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor, class_name: str
+) -> dict[str, torch.Tensor]:
     """Return the text pairs to compare: the real one, the normal text twice, and two unrelated texts."""
-    inputs = processor(text=CLASS_NAME, **TENSORS)
+    inputs = processor(text=class_name, **TENSORS)
     real = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
     tokens = processor.tokenizer([*UNRELATED[0], *UNRELATED[1]], padding=True, return_tensors="pt")
     shape = (1, 2, len(UNRELATED[0]), -1)
@@ -128,7 +130,7 @@ def measure_model(
     model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor, samples: Iterable[Sample]
 ) -> dict[str, dict[str, float]]:
     """Return the figures of the similarity localizer, the rough and the refined map, for every pair of texts."""
-    similarity, pairs = build_similarity(model), embed_texts(model, processor)
+    similarity, pairs = build_similarity(model), embed_texts(model, processor, CLASS_NAME)
     table: dict[str, Scores] = {}
     for sample in samples:
         inputs = processor(images=sample.image, **TENSORS)

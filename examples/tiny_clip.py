@@ -96,7 +96,7 @@ class DenseContrast:
 
     def embed(self, sentences: list[str]) -> torch.Tensor:
         """Return the normalised embeddings of sentences: (num_sentences, projection_dim)."""
-        tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.pool.device)
+        tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
 
     def state_sentences(self, rng: np.random.Generator) -> list[str]:
@@ -197,7 +197,7 @@ def teach_sentences(contrast: DenseContrast, settings: ClipSettings) -> None:
         nouns = [str(name) for name in rng.choice(contrast.nouns, SENTENCES)]
         text = contrast.embed([random_sentence(rng, states[a], b) for a, b in zip(names, nouns, strict=True)])
         target = torch.stack([0.8 * of_state[a] + 0.6 * of_noun[b] for a, b in zip(names, nouns, strict=True)])
-        loss = (1 - F.cosine_similarity(text, target.to(text))).mean()
+        loss = (1 - F.cosine_similarity(text, target)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -223,11 +223,10 @@ def train_clip(
     contrast = DenseContrast(model, tokenizer, pool, settings)
     if start_from is not None:
         model.load_state_dict(CLIPModel.from_pretrained(start_from / "clip").state_dict())
-    nn.Module.to(model, pool.device)
-    if start_from is None and not state_path.exists():
-        filters = patch_filters(pool, PATCH.stop, settings.patch_size, CLIP_PIXELS)
-        compare_with_image(model.vision_model, filters.to(pool.device))
+    elif not state_path.exists():
+        compare_with_image(model.vision_model, patch_filters(pool, PATCH.stop, settings.patch_size, CLIP_PIXELS))
         teach_sentences(contrast, settings)
+    nn.Module.to(model, pool.device)
     run_steps(
         model,
         contrast,

@@ -14,6 +14,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from synthetic_pool import ScenePool, build_pool
@@ -31,26 +32,36 @@ __all__ = ["main"]
 
 STAGES = ("pool", "clip", "sam", "umci")
 RECORD = "training.json"
+GENERATED = "generated images"
+
+
+def read_record(folder: Path | None) -> dict[str, Any] | None:
+    """Return how an earlier run was made, or raise OSError if it is not finished."""
+    return None if folder is None else json.loads((folder / RECORD).read_text())
 
 
 def finish(pool: ScenePool, settings: UmciSettings, arguments: argparse.Namespace) -> None:
     """Train UMCI on the two finished networks, choose the thresholds, and save the checkpoint with its record."""
-    folder = arguments.output_dir
+    folder, earlier = arguments.output_dir, read_record(arguments.start_from)
     head_folder = folder / f"umci_{settings.head}"
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
     tokenizer = build_tokenizer()
-    photographs = [sample for root in arguments.data_dir for sample in AnomalyFolder(root, split=None)]
-    photographs = [sample for sample in photographs if sample.class_name not in pool.leave_out]
-    sets = ["generated images", *dict.fromkeys(sample.class_name for sample in photographs)]
+    # by their folders' names: evaluations and cards compare those
+    photographs = {
+        Path(root).name: [each for each in AnomalyFolder(root, split=None) if each.class_name not in pool.leave_out]
+        for root in arguments.data_dir
+    }
+    seen = [*(earlier["sets"] if earlier else []), GENERATED, *(name for name, found in photographs.items() if found)]
+    sets = list(dict.fromkeys(seen))
     model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=" + ".join(sets)).cpu()
     clip_size, sam_size = model.config.image_size, SamSettings().image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
 
     # all of it is training data: generated images, and whole photographs
-    found = calibrate(model, processor, [*generated_samples(pool, settings), *photographs])
+    samples = [*generated_samples(pool, settings), *(each for found in photographs.values() for each in found)]
+    calibration = calibrate(model, processor, samples)
     model.save_pretrained(folder / "clipsam-tiny")
     processor.save_pretrained(folder / "clipsam-tiny")
-    earlier = arguments.start_from and json.loads((arguments.start_from / RECORD).read_text())
     record = {
         "sets": sets,
         "num_scenes": len(pool.scenes),
@@ -59,11 +70,11 @@ def finish(pool: ScenePool, settings: UmciSettings, arguments: argparse.Namespac
         "device": arguments.device,
         "torch": torch.__version__,
         "settings": {"clip": asdict(ClipSettings()), "sam": asdict(SamSettings()), "umci": asdict(settings)},
-        "calibration": found.to_dict(),
+        "calibration": calibration.to_dict(),
         "started_from": earlier,
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1))
-    print(found, flush=True)
+    print(calibration, flush=True)
 
 
 def main() -> None:

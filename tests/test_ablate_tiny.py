@@ -14,7 +14,7 @@ from clipsam_hf.configuration_clipsam import ClipSamConfig
 
 
 def test_rank_probability_counts_ties_half() -> None:
-    # of six pairs, 3 > 1, 3 > 2, 2 > 1 and 2 = 2 and 3 > 2 and 2 = 2: three to four wins and two ties
+    # of six pairs four are won (3 > 1, 3 > 2 twice, 2 > 1) and two are ties (2 = 2 twice)
     assert rank_probability(np.array([3.0, 2.0]), np.array([1.0, 2.0, 2.0])) == pytest.approx((4 + 2 / 2) / 6)
     assert rank_probability(np.array([1.0]), np.array([2.0])) == 0.0
 
