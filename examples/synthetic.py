@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 from synthetic_defects import TRAINING_DEFECTS, Canvas, Defect, blob, grid
+from synthetic_details import add_details
 from synthetic_photographs import Photographs
 from synthetic_textures import TRAINING_FAMILIES, TexturePool
 from synthetic_words import COLOURS, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
@@ -126,6 +127,7 @@ class SyntheticImages:
         good_fraction: Part of the images without defect, in [0, 1].
         grey_fraction: Part of the images without colour, in [0, 1].
         variants: Number of textures per family.
+        detail_fraction: Part of the drawn scenes with details that are no defects, in [0, 1].
         photographs: Real photographs to use as materials, and their true defects.
         material_fraction: Part of the scenes on a piece of a photograph, in [0, 1].
         true_fraction: Part of the scenes that are a piece of a photograph with its true defect, in [0, 1].
@@ -141,6 +143,7 @@ class SyntheticImages:
     good_fraction: float = GOOD_FRACTION
     grey_fraction: float = GREY_FRACTION
     variants: int = 12
+    detail_fraction: float = 0.0
     photographs: Photographs | None = None
     material_fraction: float = 0.35
     true_fraction: float = 0.12
@@ -206,13 +209,22 @@ class SyntheticImages:
             surface, words = np.repeat(surface.mean(-1, keepdims=True), 3, -1), material
         if rng.random() < SURFACE_FRACTION:
             support = np.ones((size, size), bool)
-            return Canvas(surface, surface * np.float32(0.15), support, self.pool), [], material, words
+            canvas = Canvas(surface, surface * np.float32(0.15), support, self.pool)
+            self._detail(canvas, rng)
+            return canvas, [], material, words
         background, _, _ = self._paint(rng, size, calm=rng.random() < 0.7)
         background = np.repeat(background.mean(-1, keepdims=True), 3, -1) if grey else background
         background = np.clip(background * np.float32(rng.uniform(0.3, 1.1)), 0, 1)
         cover, objects = self._things(rng, size)
         image = background + cover[..., None] * (surface - background)
-        return Canvas(image, background, cover > 0.5, self.pool), objects, material, words
+        canvas = Canvas(image, background, cover > 0.5, self.pool)
+        self._detail(canvas, rng)
+        return canvas, objects, material, words
+
+    def _detail(self, canvas: Canvas, rng: np.random.Generator) -> None:
+        """Draw details into some scenes; none are drawn, and nothing random is used up, at a fraction of zero."""
+        if self.detail_fraction > 0 and rng.random() < self.detail_fraction:
+            add_details(canvas, rng)
 
     def _things(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Draw the outline of one thing, or of several equal ones in rows."""

@@ -32,6 +32,7 @@ __all__ = ["KINDS", "Batch", "ScenePool", "build_pool"]
 KINDS = sorted(DEFECT_STATES)
 SIDE = 256
 CHUNK = 256
+DETAILED = 0.6
 # Planes of a scene: its colours before and after the damage; then 0 where nothing is, else the number of the kind of
 # defect, of the defect's connected part, or of the object, counted from 1
 CLEAN, DAMAGED, LABELS = slice(0, 3), slice(3, 6), slice(6, 9)
@@ -85,7 +86,8 @@ def build_pool(folder: Path, *, seed: int, num_scenes: int, data_dirs: list[str]
     if num_scenes < 1 or num_scenes % CHUNK != 0:
         raise ValueError(f"The number of scenes must be a multiple of {CHUNK}, but got {num_scenes}.")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"seed": seed, "data": [Path(each).name for each in data_dirs], "kinds": KINDS, "side": SIDE}
+    names = [Path(each).name for each in data_dirs]
+    wanted = {"seed": seed, "data": names, "kinds": KINDS, "side": SIDE, "detailed": DETAILED}
     about = folder / "pool.json"
     if about.exists() and json.loads(about.read_text()) != wanted:
         raise ValueError(f"The pool in {folder} was made otherwise: {about.read_text()}; asked for is {wanted}.")
@@ -113,7 +115,9 @@ def _start(seed: int, data_dirs: list[str]) -> None:
     """Prepare a process that draws."""
     global _images
     photographs = Photographs(data_dirs) if data_dirs else None
-    _images = SyntheticImages(seed=seed, good_fraction=0, grey_fraction=0.45, photographs=photographs)
+    _images = SyntheticImages(
+        seed=seed, good_fraction=0, grey_fraction=0.45, detail_fraction=DETAILED, photographs=photographs
+    )
 
 
 def _draw_chunk(folder: Path, number: int) -> None:

@@ -13,7 +13,10 @@ from torch import nn
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
-__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "normalise", "patch_filters", "phase", "run_steps"]
+__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "Schedule", "normalise", "patch_filters", "phase", "run_steps"]
+
+# The phases of a run: last step, image side, batch size
+Schedule = tuple[tuple[int, int, int], ...]
 
 CLIP_PIXELS = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 SAM_PIXELS = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -47,7 +50,7 @@ def patch_filters(pool: ScenePool, num_filters: int, patch_size: int, pixels: tu
     return filters.view(num_filters, 3, patch_size, patch_size)
 
 
-def phase(schedule: tuple[tuple[int, int, int], ...], step: int) -> dict[str, int]:
+def phase(schedule: Schedule, step: int) -> dict[str, int]:
     """Return what a schedule of (last step, image side, batch size) says of a step: `first`, `count` and `size`."""
     first = begin = 0
     for last, size, count in schedule:
@@ -102,12 +105,14 @@ def run_steps(
     state_path: Path,
     save_every: int = 200,
     log_every: int = 50,
+    fast: bool = False,
 ) -> None:
     """
     Train from `first_step` to `last_step` of a schedule of `num_steps`, or go on from the state file.
 
     `compute_loss(step)` returns the loss, figures to log and the number of images; it must depend on the step only, so
-    that a resumed run equals an uninterrupted one.
+    that a resumed run equals an uninterrupted one. With `fast` the networks compute in bfloat16, which some processors
+    multiply three times as fast as float32 and others far more slowly.
     """
     optimizers = build_optimizers(model, peak)
     step = first_step
@@ -117,14 +122,14 @@ def run_steps(
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         step = state["step"]
-    on_gpu = next(model.parameters()).device.type == "cuda"
+    device = next(model.parameters()).device
     model.train()
     sums: dict[str, list[float]] = {}
     begin, seen = time.monotonic(), 0
     while step < last_step:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, num_steps, peak, warmup)
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             loss, figures, count = compute_loss(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}")

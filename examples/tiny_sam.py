@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from synthetic_pool import Batch, ScenePool
-from tiny_common import SAM_PIXELS, normalise, patch_filters, phase, run_steps
+from tiny_common import SAM_PIXELS, Schedule, normalise, patch_filters, phase, run_steps
 from torch import nn
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
 
-__all__ = ["PromptedMasks", "SamSettings", "resized", "sam_config", "train_sam"]
+__all__ = ["FURTHER", "PromptedMasks", "SamSettings", "resized", "sam_config", "train_sam"]
 
 
 MIN_AREA = 6
@@ -27,7 +27,11 @@ MIN_AREA = 6
 
 @dataclass(frozen=True)
 class SamSettings:
-    """Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase."""
+    """
+    Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase.
+
+    A run that goes on from another has `FURTHER` instead.
+    """
 
     image_size: int = 256
     patch_size: int = 8
@@ -36,7 +40,7 @@ class SamSettings:
     window_size: int = 8
     global_layers: tuple[int, ...] = (2,)
     output_channels: int = 64
-    schedule: tuple[tuple[int, int, int], ...] = ((2400, 128, 16), (2800, 256, 6))
+    schedule: Schedule = ((4400, 128, 16), (5000, 256, 6))
     peak_learning_rate: float = 2.0e-3
     warmup: int = 100
     prompts_per_image: int = 3
@@ -44,6 +48,9 @@ class SamSettings:
     all_masks_weight: float = 0.2
     score_weight: float = 1.0
     save_steps: int = 200
+
+
+FURTHER = SamSettings(schedule=((1400, 128, 16), (1800, 256, 6)), peak_learning_rate=1.0e-3)
 
 
 def sam_config(settings: SamSettings, image_size: int) -> SamConfig:
@@ -225,7 +232,9 @@ def first_weights(settings: SamSettings, pool: ScenePool, image_size: int) -> Sa
     return model
 
 
-def train_sam(settings: SamSettings, pool: ScenePool, folder: Path, start_from: Path | None = None) -> SamModel:
+def train_sam(
+    settings: SamSettings, pool: ScenePool, folder: Path, start_from: Path | None = None, *, fast: bool = False
+) -> SamModel:
     """
     Train the stage (or go on with it) and save the network to `folder`/sam.
 
@@ -234,9 +243,9 @@ def train_sam(settings: SamSettings, pool: ScenePool, folder: Path, start_from: 
         pool: Where the images come from.
         folder: Folder of the states and the result.
         start_from: Folder of an earlier run, whose network is trained further.
+        fast: Compute in bfloat16.
     """
     torch.manual_seed(pool.seed)
-    num_steps = settings.schedule[-1][0]
     first_size = settings.schedule[0][1]
     if start_from is None:
         model = first_weights(settings, pool, first_size)
@@ -248,16 +257,19 @@ def train_sam(settings: SamSettings, pool: ScenePool, folder: Path, start_from: 
         if size != first_size:
             model = resized(model, settings, size)
             nn.Module.to(model, pool.device)
+        if fast:
+            model.set_attn_implementation("eager")
         run_steps(
             model,
             PromptedMasks(model, pool, settings),
             first_step=first_step,
             last_step=last_step,
-            num_steps=num_steps,
+            num_steps=settings.schedule[-1][0],
             peak=settings.peak_learning_rate,
             warmup=settings.warmup,
             state_path=folder / f"sam_state_{size}.pt",
             save_every=settings.save_steps,
+            fast=fast,
         )
         first_step = last_step
     model.save_pretrained(folder / "sam")

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tiny_clip
+import tiny_sam
 import torch
 from synthetic_pool import ScenePool, build_pool
 from tiny_clip import ClipSettings, train_clip
@@ -40,9 +42,18 @@ def read_record(folder: Path | None) -> dict[str, Any] | None:
     return None if folder is None else json.loads((folder / RECORD).read_text())
 
 
-def finish(pool: ScenePool, settings: UmciSettings, arguments: argparse.Namespace) -> None:
+def stage_settings(arguments: argparse.Namespace) -> tuple[ClipSettings, SamSettings, UmciSettings]:
+    """Return the choices of a new run, or of one that goes on from another."""
+    umci = UmciSettings(head=arguments.head)
+    if arguments.start_from is None:
+        return ClipSettings(), SamSettings(), umci
+    return tiny_clip.FURTHER, tiny_sam.FURTHER, umci
+
+
+def finish(pool: ScenePool, arguments: argparse.Namespace) -> None:
     """Train UMCI on the two finished networks, choose the thresholds, and save the checkpoint with its record."""
     folder, earlier = arguments.output_dir, read_record(arguments.start_from)
+    of_clip, of_sam, settings = stage_settings(arguments)
     head_folder = folder / f"umci_{settings.head}"
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
     tokenizer = build_tokenizer()
@@ -54,7 +65,7 @@ def finish(pool: ScenePool, settings: UmciSettings, arguments: argparse.Namespac
     seen = [*(earlier["sets"] if earlier else []), GENERATED, *(name for name, found in photographs.items() if found)]
     sets = list(dict.fromkeys(seen))
     model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=" + ".join(sets)).cpu()
-    clip_size, sam_size = model.config.image_size, SamSettings().image_size
+    clip_size, sam_size = model.config.image_size, of_sam.image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
 
     # all of it is training data: generated images, and whole photographs
@@ -68,8 +79,9 @@ def finish(pool: ScenePool, settings: UmciSettings, arguments: argparse.Namespac
         "seed": arguments.seed,
         "num_threads": arguments.num_threads,
         "device": arguments.device,
+        "fast": arguments.fast,
         "torch": torch.__version__,
-        "settings": {"clip": asdict(ClipSettings()), "sam": asdict(SamSettings()), "umci": asdict(settings)},
+        "settings": {"clip": asdict(of_clip), "sam": asdict(of_sam), "umci": asdict(settings)},
         "calibration": calibration.to_dict(),
         "started_from": earlier,
     }
@@ -92,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda")
     parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument("--fast", action="store_true", help="train CLIP and SAM in bfloat16, if the processor has it")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.num_threads)
@@ -109,12 +122,13 @@ def main() -> None:
     if stages == ("pool",):
         return
     pool = ScenePool(pool_folder, seed=arguments.seed, leave_out=arguments.leave_out, device=arguments.device)
+    of_clip, of_sam, _ = stage_settings(arguments)
     if "clip" in stages:
-        train_clip(ClipSettings(), build_tokenizer(), pool, folder, start_from)
+        train_clip(of_clip, build_tokenizer(), pool, folder, start_from, fast=arguments.fast)
     if "sam" in stages:
-        train_sam(SamSettings(), pool, folder, start_from)
+        train_sam(of_sam, pool, folder, start_from, fast=arguments.fast)
     if "umci" in stages:
-        finish(pool, UmciSettings(head=arguments.head), arguments)
+        finish(pool, arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 import numpy as np
 import pytest
 from synthetic import TRAINING_SHAPES, SyntheticImages
-from synthetic_defects import TRAINING_DEFECTS
+from synthetic_defects import TRAINING_DEFECTS, Canvas
+from synthetic_details import DETAILS
 from synthetic_heldout import HELDOUT_DEFECTS, HELDOUT_FAMILIES, HELDOUT_SHAPES, checksum, heldout_images
 from synthetic_textures import TRAINING_FAMILIES, TexturePool, granular
 from synthetic_words import (
@@ -64,6 +65,31 @@ def test_a_mask_is_where_the_defect_changed_the_scene(kind: str, monkeypatch: py
             assert set(sample.masks) == {kind}
             assert changed[sample.mask].mean() > 0.5
     assert checked > 0
+
+
+@pytest.mark.parametrize("name", sorted(DETAILS))
+def test_a_detail_changes_the_material_only(name: str) -> None:
+    support = np.zeros((64, 64), bool)
+    support[8:56, 8:56] = True
+    pool = TexturePool({"granular": granular}, seed=0, variants=1, side=64)
+    changed = np.zeros((64, 64), bool)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        image = np.full((64, 64, 3), 0.5, np.float32)
+        after = DETAILS[name](Canvas(image.copy(), image * 0, support, pool), rng)
+        assert 0 <= after.min() and after.max() <= 1
+        changed |= np.abs(after - image).max(-1) > 0.02
+    assert changed.any() and not (changed & ~support).any()
+
+
+def test_details_are_part_of_the_good_scene() -> None:
+    bare, detailed = (SyntheticImages(seed=4, size=64, variants=1, detail_fraction=part) for part in (0, 1))
+    # what is printed beside a small thing is not seen
+    assert sum(not np.array_equal(bare.scene(n).clean, detailed.scene(n).clean) for n in range(8)) > 4
+    for index in range(8):
+        scene = detailed.scene(index)
+        outside = ~np.any([*scene.masks.values(), np.zeros((64, 64), bool)], axis=0)
+        assert np.array_equal(scene.clean[outside], scene.damaged[outside])
 
 
 def test_a_third_of_the_images_is_good(images: SyntheticImages) -> None:
