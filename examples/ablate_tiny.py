@@ -58,6 +58,7 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
     "soft masks": {"mask_fusion": "soft"},
     "binary masks": {"mask_fusion": "binary"},
     "average": {"merge": "average"},
+    "weighted by anomaly": {"merge": "anomaly_weighted"},
     "normalised sum": {"merge": "sum_norm"},
     **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
 }

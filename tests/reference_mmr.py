@@ -97,11 +97,12 @@ def fuse(
     output: tuple[int, int],
     mask_fusion: str,
     merge: str,
+    anomalies: list[float],
 ) -> Grid:
-    """Score x mask: the mean over a region's masks, then the maximum over regions; or one sum over everything."""
+    """Score x mask: a mean over a region's masks, then the maximum over regions; or one sum over everything."""
     size = mask_size if mask_fusion == "soft" else output
     fused = [[0.0] * size[1] for _ in range(size[0])]
-    for logits, scores in answers:
+    for (logits, scores), anomaly in zip(answers, anomalies, strict=True):
         if mask_fusion == "soft":
             masks = [[[sigmoid(logit) for logit in line] for line in mask] for mask in logits]
         else:
@@ -114,6 +115,10 @@ def fuse(
                 ]
                 if merge == "average":
                     fused[row][column] = max(fused[row][column], sum(weighted) / len(weighted))
+                elif merge == "anomaly_weighted":
+                    total = sum(min(max(score, 0.0), 1.0) for score in scores)
+                    share = sum(weighted) / total if total else 0.0
+                    fused[row][column] = max(fused[row][column], anomaly * share)
                 else:
                     fused[row][column] += sum(weighted)
     return resample(fused, content, sam_side, output) if mask_fusion == "soft" else fused
@@ -134,14 +139,15 @@ def refine(
 ) -> Grid:
     """The whole of MMR: the rough map in, the refined map out."""
     height, width = len(rough), len(rough[0])
-    answers = []
+    answers, anomalies = [], []
     for pixels in regions_of(rough, threshold, min_fraction, max_regions):
         box, point = prompts_of(pixels, rough, content)
         answers.append(sam(box, [point]))
-    fused = fuse(answers, mask_size, content, sam_side, (height, width), mask_fusion, merge)
+        anomalies.append(max(rough[row][column] for row, column in pixels))
+    fused = fuse(answers, mask_size, content, sam_side, (height, width), mask_fusion, merge, anomalies)
 
     total = [[rough[row][column] + fused[row][column] for column in range(width)] for row in range(height)]
-    if merge == "average":
+    if merge != "sum_norm":
         return [[value / 2 for value in line] for line in total]
     low = min(min(line) for line in total)
     high = max(max(line) for line in total)

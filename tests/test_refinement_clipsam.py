@@ -474,6 +474,18 @@ class TestFuseMasks:
         fused = self.fuse(mask_fusion=mask_fusion, merge="sum_norm")
         torch.testing.assert_close(fused, torch.tensor([[1.2, 1.4], [0.0, 0.8]]))
 
+    @pytest.mark.parametrize("mask_fusion", ["soft", "binary"])
+    def test_hand_computed_anomaly_weights(self, mask_fusion: str) -> None:
+        # Region 1 is abnormal by .9: .9 [[1, 2 / 3], [0, 0]]; region 2 by .4: .4 [[0, 3 / 4], [0, 1]]; the maximum
+        fused = self.fuse(mask_fusion=mask_fusion, merge="anomaly_weighted", region_scores=[0.9, 0.4])
+        torch.testing.assert_close(fused, torch.tensor([[0.9, 0.6], [0.0, 0.4]]))
+
+    def test_with_anomaly_weights_a_region_never_exceeds_its_anomaly(self) -> None:
+        for score in (0.0, 0.01, 3.0):
+            options: Any = {"merge": "anomaly_weighted", "region_scores": torch.tensor([0.5, 0.3])}
+            fused = self.fuse(scores=torch.full((2, 2), score), **options)
+            assert fused.max() == pytest.approx(0.5 if score > 0 else 0.0)
+
     def test_soft_masks_are_probabilities(self) -> None:
         fused = fuse_masks(torch.zeros(1, 3, 4, 4), torch.ones(1, 3), (16, 16), 16, (8, 8))
         torch.testing.assert_close(fused, torch.full((8, 8), 0.5))
@@ -530,7 +542,9 @@ class TestFuseMasks:
         ("options", "message"),
         [
             ({"mask_fusion": "hard"}, "`mask_fusion` must be one of 'soft', 'binary', got 'hard'"),
-            ({"merge": "max"}, "`merge` must be one of 'average', 'sum_norm', got 'max'"),
+            ({"merge": "max"}, "`merge` must be one of 'average', 'anomaly_weighted', 'sum_norm', got 'max'"),
+            ({"merge": "anomaly_weighted"}, "needs 2 `region_scores`, got none"),
+            ({"merge": "anomaly_weighted", "region_scores": [0.5]}, "needs 2 `region_scores`, got 1"),
             ({"scores": torch.zeros(2, 3)}, r"got \(2, 2, 2, 2\) and \(2, 3\)"),
             ({"logits": torch.zeros(2, 2, 2)}, r"got \(2, 2, 2\) and \(2, 2\)"),
         ],
@@ -568,7 +582,9 @@ class TestMergeMaps:
             merge_maps(torch.zeros(4, 4), torch.zeros(1, 4, 4))
 
     def test_unknown_merge_is_named(self) -> None:
-        with pytest.raises(ValueError, match="`merge` must be one of 'average', 'sum_norm', got 'mean'"):
+        with pytest.raises(
+            ValueError, match="`merge` must be one of 'average', 'anomaly_weighted', 'sum_norm', got 'mean'"
+        ):
             merge_maps(torch.zeros(4, 4), torch.zeros(4, 4), merge="mean")
 
 

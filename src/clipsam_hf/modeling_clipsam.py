@@ -429,8 +429,16 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             else:
                 masks, scores = self._no_masks(device)
             sam_size = config.sam_config.vision_config.image_size
-            options = {"mask_fusion": config.mask_fusion, "merge": config.merge}
-            mask_map = fuse_masks(masks, scores, size, sam_size, rough.shape, **options)
+            mask_map = fuse_masks(
+                masks,
+                scores,
+                size,
+                sam_size,
+                rough.shape,
+                region_scores=[region.score for region in found],
+                mask_fusion=config.mask_fusion,
+                merge=config.merge,
+            )
             mask_maps.append(mask_map.to(device))
             answers.append((masks, scores, prompts.input_boxes, prompts.input_points))
         names = ("pred_masks", "iou_scores", "input_boxes", "input_points")

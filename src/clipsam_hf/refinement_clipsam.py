@@ -27,7 +27,7 @@ Coordinates = TypeVar("Coordinates", np.ndarray, torch.Tensor)
 
 PROMPT_TYPES = ("box_and_points", "box", "points")
 MASK_FUSIONS = ("soft", "binary")
-MERGES = ("average", "sum_norm")
+MERGES = ("average", "anomaly_weighted", "sum_norm")
 
 # Pixels that touch at a corner belong together: thin diagonal defects (scratches) would fall apart otherwise.
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
@@ -331,6 +331,7 @@ def fuse_masks(
     sam_image_size: int,
     output_size: Size,
     *,
+    region_scores: Sequence[float] | torch.Tensor | None = None,
     mask_fusion: str = "soft",
     merge: str = "average",
 ) -> torch.Tensor:
@@ -340,6 +341,10 @@ def fuse_masks(
     maximum over its regions; without regions it is 0. With `merge="sum_norm"` it is the sum over all regions and
     masks. Scores are weights and not normalised, so masks that SAM doubts count little even where all are doubtful.
 
+    SAM's score says how good a mask is and nothing about whether the thing is a defect. With
+    `merge="anomaly_weighted"` the scores therefore only weigh a region's masks against each other, score x mask over
+    the sum of scores, and how abnormal the region is comes from `region_scores`.
+
     Args:
         mask_logits (`torch.Tensor` of shape `(num_regions, num_masks, mask_height, mask_width)`): SAM's low-resolution
             mask logits over its padded square; `num_regions` may be 0.
@@ -347,13 +352,15 @@ def fuse_masks(
         reshaped_input_size (`tuple[int, int]`): (height, width) of the real content in SAM's padded square, in pixels.
         sam_image_size (`int`): side of SAM's padded square, in pixels.
         output_size (`tuple[int, int]`): (height, width) of the result, for example of CLIP's frame.
+        region_scores (sequence of `num_regions` numbers in [0, 1], *optional*): how abnormal each region is, such as
+            its highest rough anomaly; used, and needed, by `"anomaly_weighted"` alone.
         mask_fusion (`str`): `"soft"` fuses probabilities at SAM's low resolution and resamples the result once;
             `"binary"` resamples every mask's logits, as SAM's own post-processing, and fuses what is above 0.
-        merge (`str`): `"average"` or `"sum_norm"`, see `merge_maps`.
+        merge (`str`): `"average"`, `"anomaly_weighted"` or `"sum_norm"`, see `merge_maps`.
 
     Returns:
-        `torch.Tensor` of shape `(height, width)`, float32 (float64 if given so): in [0, 1] for `"average"`, in
-        [0, num_regions * num_masks] for `"sum_norm"`.
+        `torch.Tensor` of shape `(height, width)`, float32 (float64 if given so): in [0, num_regions * num_masks] for
+        `"sum_norm"`, else in [0, 1].
 
     Raises:
         ValueError: if the shapes do not fit, or an option or a size is out of range.
@@ -369,10 +376,16 @@ def fuse_masks(
             "`mask_logits` must be of shape (num_regions, num_masks, height, width) and `iou_scores` of (num_regions, "
             f"num_masks), got {tuple(mask_logits.shape)} and {tuple(iou_scores.shape)}"
         )
+    if merge == "anomaly_weighted" and (region_scores is None or len(region_scores) != len(mask_logits)):
+        given = "none" if region_scores is None else len(region_scores)
+        raise ValueError(f"`merge='anomaly_weighted'` needs {len(mask_logits)} `region_scores`, got {given}")
 
     # One region at a time: the memory does not grow with the number of regions
     frame = (reshaped_input_size, sam_image_size, output_size)
     weights = _as_float(iou_scores).clamp(0.0, 1.0)[..., None, None]  # (num_regions, num_masks, 1, 1)
+    if merge == "anomaly_weighted":
+        anomalies = torch.as_tensor(region_scores).to(weights)[:, None, None, None].clamp(0.0, 1.0)
+        weights = anomalies * weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
     fused_size = mask_logits.shape[-2:] if mask_fusion == "soft" else _as_size(output_size, "output_size")
     fused = weights.new_zeros(fused_size)
     for region_logits, region_weights in zip(mask_logits, weights, strict=True):
@@ -381,14 +394,17 @@ def fuse_masks(
         else:
             masks = resample_masks(region_logits, *frame) > 0  # (num_masks, height, width)
         weighted = region_weights * masks
-        fused = torch.maximum(fused, weighted.mean(0)) if merge == "average" else fused + weighted.sum(0)
+        if merge == "sum_norm":
+            fused = fused + weighted.sum(0)
+        else:
+            fused = torch.maximum(fused, weighted.mean(0) if merge == "average" else weighted.sum(0))
     return resample_masks(fused, *frame) if mask_fusion == "soft" else fused  # (height, width)
 
 
 def merge_maps(rough_anomaly_map: torch.Tensor, mask_map: torch.Tensor, *, merge: str = "average") -> torch.Tensor:
     """Merge CLIP's rough map A with SAM's fused masks S.
 
-    `"average"` is (A + S) / 2. An image without regions goes through the same formula with S = 0, so there is no step
+    `"average"` and `"anomaly_weighted"` are (A + S) / 2. An image without regions goes through the same formula with S = 0, so there is no step
     at the threshold, and a good part's 0.49 never outranks a defect that SAM missed. `"sum_norm"` scales A + S to
     [0, 1] by its own minimum and maximum: every image, good or not, then reaches 1, which changes the ranking between
     images; a constant map has no such scale and is only clamped to [0, 1].
@@ -415,7 +431,7 @@ def merge_maps(rough_anomaly_map: torch.Tensor, mask_map: torch.Tensor, *, merge
             f"{tuple(rough_anomaly_map.shape)} and {tuple(mask_map.shape)}"
         )
     total = _as_float(rough_anomaly_map) + _as_float(mask_map)
-    if merge == "average":
+    if merge != "sum_norm":
         return total / 2
     low = total.amin(dim=(-2, -1), keepdim=True)  # (..., 1, 1)
     spread = total.amax(dim=(-2, -1), keepdim=True) - low  # (..., 1, 1)
