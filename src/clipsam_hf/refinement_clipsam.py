@@ -404,10 +404,10 @@ def fuse_masks(
 def merge_maps(rough_anomaly_map: torch.Tensor, mask_map: torch.Tensor, *, merge: str = "average") -> torch.Tensor:
     """Merge CLIP's rough map A with SAM's fused masks S.
 
-    `"average"` and `"anomaly_weighted"` are (A + S) / 2. An image without regions goes through the same formula with S = 0, so there is no step
-    at the threshold, and a good part's 0.49 never outranks a defect that SAM missed. `"sum_norm"` scales A + S to
-    [0, 1] by its own minimum and maximum: every image, good or not, then reaches 1, which changes the ranking between
-    images; a constant map has no such scale and is only clamped to [0, 1].
+    `"average"` and `"anomaly_weighted"` are (A + S) / 2. An image without regions goes through the same formula with
+    S = 0, so there is no step at the threshold, and a good part's 0.49 never outranks a defect that SAM missed.
+    `"sum_norm"` scales A + S to [0, 1] by its own minimum and maximum: every image, good or not, then reaches 1, which
+    changes the ranking between images; a constant map has no such scale and is only clamped to [0, 1].
 
     Args:
         rough_anomaly_map (`torch.Tensor` of shape `(..., height, width)`): CLIP's map, in [0, 1].
