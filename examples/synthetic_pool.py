@@ -191,7 +191,7 @@ class ScenePool:
                 order = np.random.default_rng((self.seed, epoch, 5)).permutation(self.scenes)
             yield int(order[within])
 
-    def batch(self, step: int, *, first: int, count: int, size: int) -> Batch:
+    def batch(self, step: int, *, first: int, count: int, size: int, paired: bool = False) -> Batch:
         """
         Return a batch.
 
@@ -200,10 +200,14 @@ class ScenePool:
             first: Number of images of all steps before.
             count: Number of images.
             size: Their side in pixels.
+            paired: Whether the second half of the images is the first half with the damage undone, under the same
+                camera, so that nothing tells a defect from the rest but the defect. A true one stays in both.
         """
         rng = np.random.default_rng((self.seed, step, 6))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         pieces, labels, words = [], [], []
+        if paired:
+            first, count = first // 2, count // 2
         for number in self._order(first, count):
             chunk, row = divmod(number, CHUNK)
             scene = self.chunks[chunk][row]
@@ -218,10 +222,17 @@ class ScenePool:
         # the damage fainter or stronger, or undone; a true defect cannot be undone
         true = (clean == damaged).flatten(1).all(1) & (kinds > 0).flatten(1).any(1)
         good = (torch.rand(count, generator=generator) < self.good_fraction).to(self.device) & ~true
-        strength = (0.45 + 0.75 * torch.rand(count, generator=generator)).to(self.device).masked_fill(good, 0)
-        images = clean + strength.view(-1, 1, 1, 1) * (damaged - clean)
-        kept = ~good.view(-1, 1, 1)
-        return Batch(photograph(images, generator), kinds * kept, parts * kept, objects, words)
+        strength = (0.45 + 0.75 * torch.rand(count, generator=generator)).to(self.device)
+        shown = strength.view(-1, 1, 1, 1) * (damaged - clean)
+        if not paired:
+            kept = ~good.view(-1, 1, 1)
+            images = clean + shown * kept[:, None]
+            return Batch(photograph(images, generator), kinds * kept, parts * kept, objects, words)
+        camera = generator.get_state()
+        twins = torch.cat((photograph(clean + shown, generator), photograph(clean, generator.set_state(camera))))
+        kept = true.view(-1, 1, 1)
+        kinds, parts = (torch.cat((labels, labels * kept)) for labels in (kinds, parts))
+        return Batch(twins, kinds, parts, torch.cat((objects, objects)), words * 2)
 
     def _window(self, kinds: Tensor, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
         """Draw the square part of a scene that is seen, more often than not with a defect in it."""

@@ -47,6 +47,7 @@ class ClipSettings:
     schedule: Schedule = ((2500, 128, 32), (2900, 256, 8))
     peak_learning_rate: float = 2.0e-3
     warmup: int = 100
+    paired: bool = False
     sentence_steps: int = 400
     text_sets: int = 1
     caption_weight: float = 0.3
@@ -56,7 +57,7 @@ class ClipSettings:
     save_steps: int = 200
 
 
-FURTHER = ClipSettings(schedule=((1000, 128, 32), (1300, 256, 8)), peak_learning_rate=1.0e-3)
+FURTHER = ClipSettings(schedule=((1000, 128, 32), (1300, 256, 8)), peak_learning_rate=1.0e-3, paired=True)
 
 
 def clip_config(settings: ClipSettings, tokenizer: CLIPTokenizer) -> CLIPConfig:
@@ -129,7 +130,7 @@ class DenseContrast:
     def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         """Return the loss of a step, its parts, and the number of images."""
         rng = np.random.default_rng((self.pool.seed, step, 101))
-        batch = self.pool.batch(step, **phase(self.settings.schedule, step))
+        batch = self.pool.batch(step, **phase(self.settings.schedule, step), paired=self.settings.paired)
         count, sets = len(batch.words), self.settings.text_sets
         text = self.embed([*self.captions(batch, rng), *self.state_sentences(rng)])
         captions, states = text[:count], text[count:].view(sets, 2 + len(KINDS), -1)

@@ -50,7 +50,7 @@ class SamSettings:
     save_steps: int = 200
 
 
-FURTHER = SamSettings(schedule=((1400, 128, 16), (1800, 256, 6)), peak_learning_rate=1.0e-3)
+FURTHER = SamSettings(schedule=((800, 128, 16), (1000, 256, 6)), peak_learning_rate=1.0e-3)
 
 
 def sam_config(settings: SamSettings, image_size: int) -> SamConfig:

@@ -58,6 +58,7 @@ class UmciSettings:
     scale_sizes: tuple[int, ...] = (3, 9)
     head: Literal["conv", "text"] = "conv"
     schedule: tuple[tuple[int, int, int], ...] = ((800, 128, 24), (1050, 256, 8))
+    paired: bool = True
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     generic: float = 0.5
@@ -164,7 +165,8 @@ class UmciBatches:
     def __call__(self, step: int) -> dict[str, Any]:
         """Return the keyword arguments of the forward call of a step."""
         rng = np.random.default_rng((self.pool.seed, step, 104))
-        batch = self.pool.batch(20_000_000 + step, **phase(self.settings.schedule, step))
+        settings = self.settings
+        batch = self.pool.batch(20_000_000 + step, **phase(settings.schedule, step), paired=settings.paired)
         texts, masks = zip(*(self.text_of(batch, number, rng) for number in range(len(batch.words))), strict=True)
         return {
             "pixel_values": normalise(batch.images, CLIP_PIXELS),

@@ -75,6 +75,25 @@ def test_a_batch_is_a_function_of_the_step(pool: ScenePool) -> None:
     assert 0 <= one.images.min() and one.images.max() <= 1
 
 
+def test_a_pair_differs_where_the_defect_is_and_nowhere_else(pool: ScenePool) -> None:
+    batch = pool.batch(5, first=0, count=24, size=64, paired=True)
+    assert len(batch.images) == len(batch.words) == 24 and batch.words[:12] == batch.words[12:]
+
+    differing = 0
+    for number in range(12):
+        # the exposure follows the image's mean, which a large defect moves a little
+        changed = (batch.images[number] - batch.images[number + 12]).abs().amax(0) > 0.1
+        # the lens spreads a defect by three pixels, and scaling by one
+        near = torch.nn.functional.max_pool2d(batch.masks[number, None].float(), 9, 1, 4)[0] > 0
+        assert not (changed & ~near).any()
+        if changed.any():
+            differing += 1
+            assert not batch.masks[number + 12].any()
+        elif torch.equal(batch.images[number], batch.images[number + 12]):  # a true defect, which cannot be undone
+            assert torch.equal(batch.kinds[number], batch.kinds[number + 12])
+    assert differing > 4
+
+
 def test_every_scene_comes_once_an_epoch(pool: ScenePool) -> None:
     first, second = list(pool._order(0, 16)), list(pool._order(16, 16))
 
