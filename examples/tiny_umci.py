@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from PIL import Image
 from synthetic_pool import KINDS, Batch, ScenePool
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, TEMPLATES, fill
 from tiny_clip import ClipSettings
-from tiny_common import CLIP_PIXELS, normalise, phase
+from tiny_common import CLIP_PIXELS, Schedule, normalise, phase
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
@@ -57,12 +58,12 @@ class UmciSettings:
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
     head: Literal["conv", "text"] = "conv"
-    schedule: tuple[tuple[int, int, int], ...] = ((800, 128, 24), (1050, 256, 8))
+    schedule: Schedule = ((700, 128, 24), (950, 256, 8))
     paired: bool = True
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    generic: float = 0.5
-    present_kind: float = 0.2
+    generic: float = 0.45
+    present_kind: float = 0.3
     absent_kind: float = 0.1
     both_normal: float = 0.1
     min_region_fraction: float = 32 / 256**2
@@ -198,8 +199,12 @@ def train_head(
     folder: Path,
     *,
     auxiliary_dataset: str,
+    fast: bool = False,
 ) -> ClipSamForAnomalySegmentation:
-    """Put both networks together, train UMCI (or go on with it) and return the model without thresholds."""
+    """Put both networks together, train UMCI (or go on with it) and return the model without thresholds.
+
+    With `fast` it computes in bfloat16.
+    """
     torch.manual_seed(pool.seed)
     clip.config._name_or_path = sam.config._name_or_path = ""
     config = ClipSamConfig(
@@ -228,6 +233,7 @@ def train_head(
         warmup_steps=settings.warmup_steps,
         output_dir=folder,
         save_steps=settings.save_steps,
+        accelerator=Accelerator(cpu=pool.device.type == "cpu", mixed_precision="bf16") if fast else None,
         log=lambda line: print(" ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True),
     )
     return model.eval()

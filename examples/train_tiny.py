@@ -64,7 +64,8 @@ def finish(pool: ScenePool, arguments: argparse.Namespace) -> None:
     }
     seen = [*(earlier["sets"] if earlier else []), GENERATED, *(name for name, found in photographs.items() if found)]
     sets = list(dict.fromkeys(seen))
-    model = train_head(clip, sam, tokenizer, pool, settings, head_folder, auxiliary_dataset=" + ".join(sets)).cpu()
+    options: Any = {"auxiliary_dataset": " + ".join(sets), "fast": arguments.fast}
+    model = train_head(clip, sam, tokenizer, pool, settings, head_folder, **options).cpu()
     clip_size, sam_size = model.config.image_size, of_sam.image_size
     processor = build_processor(tokenizer, clip_size=clip_size, sam_size=sam_size)
 
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda")
     parser.add_argument("--num_threads", type=int, default=1)
-    parser.add_argument("--fast", action="store_true", help="train CLIP and SAM in bfloat16, if the processor has it")
+    parser.add_argument("--fast", action="store_true", help="train in bfloat16, if the processor has it")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.num_threads)
