@@ -7,9 +7,9 @@ Test the paper's claims on a `clipsam-tiny`: UMCI without each of its parts, MMR
         --output_dir runs/ablations
 
 The parts: "umci" trains every variant anew on the frozen CLIP, from several seeds; "mmr" refines the checkpoint's own
-rough maps in other ways; "size" squashes photographs to other sides; "words" changes the texts. All are measured on
-generated images of another seed and on whole sets of photographs, which the checkpoint must not have been trained on:
-the choices that follow from the tables are made here.
+rough maps in other ways; "size" squashes photographs to other sides; "stages" takes some of CLIP's stages; "words"
+changes the texts. All are measured on generated images of another seed and on whole sets of photographs, which the
+checkpoint must not have been trained on: the choices that follow from the tables are made here.
 """
 
 import argparse
@@ -352,6 +352,28 @@ def ablate_size(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+@torch.inference_mode()
+def ablate_stages(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rough map of single stages and of the last few: every stage has a UMCI of its own."""
+    layers, results = bench.model.config.feature_layers, {}
+    places = range(len(layers))
+    subsets = list(dict.fromkeys([*((place,) for place in places), *(tuple(places[place:]) for place in places)]))
+    for name, cached in bench.sets().items():
+        text_embeds = bench.texts(cached.class_name)
+        scores = {subset: Scores() for subset in subsets}
+        for number, mask in enumerate(cached.batch.masks.numpy()):
+            logits = bench.model(feature_maps=cached.rows([number]), text_embeds=text_embeds).logits[0]
+            full = F.interpolate(logits, size=mask.shape, mode="bilinear", align_corners=False)
+            maps = full.softmax(1)[:, 1]  # (num_stages, height, width)
+            for subset, score in scores.items():
+                score.update(maps[list(subset)].mean(0).numpy(), mask)
+        results[name] = {
+            " + ".join(str(layers[place]) for place in subset): score.compute() for subset, score in scores.items()
+        }
+        print(name, json.dumps(results[name]), flush=True)
+    return results
+
+
 def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the rough map with the right, a wrong and no class name, two normal texts and two unrelated ones."""
     sets, results = bench.sets(), {}
@@ -375,6 +397,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "umci": ablate_umci,
     "mmr": ablate_mmr,
     "size": ablate_size,
+    "stages": ablate_stages,
     "words": ablate_words,
 }
 
