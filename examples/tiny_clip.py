@@ -57,7 +57,9 @@ class ClipSettings:
     save_steps: int = 200
 
 
-FURTHER = ClipSettings(schedule=((1000, 128, 32), (1900, 256, 8)), peak_learning_rate=1.0e-3, paired=True)
+FURTHER = ClipSettings(
+    schedule=((900, 128, 32), (1500, 192, 14), (1650, 256, 8)), peak_learning_rate=1.0e-3, paired=True
+)
 
 
 def clip_config(settings: ClipSettings, tokenizer: CLIPTokenizer) -> CLIPConfig:
