@@ -58,7 +58,7 @@ class ClipSettings:
 
 
 FURTHER = ClipSettings(
-    schedule=((900, 128, 32), (1500, 192, 14), (1650, 256, 8)), peak_learning_rate=1.0e-3, paired=True
+    schedule=((600, 128, 32), (1100, 192, 14), (1200, 256, 8)), peak_learning_rate=1.0e-3, paired=True
 )
 
 
