@@ -33,6 +33,8 @@ KINDS = sorted(DEFECT_STATES)
 SIDE = 256
 CHUNK = 256
 DETAILED = 0.6
+# How much of a drawn defect's change is seen
+FAINTEST, STRONGEST = 0.45, 1.2
 # Planes of a scene: its colours before and after the damage; then 0 where nothing is, else the number of the kind of
 # defect, of the defect's connected part, or of the object, counted from 1
 CLEAN, DAMAGED, LABELS = slice(0, 3), slice(3, 6), slice(6, 9)
@@ -191,7 +193,9 @@ class ScenePool:
                 order = np.random.default_rng((self.seed, epoch, 5)).permutation(self.scenes)
             yield int(order[within])
 
-    def batch(self, step: int, *, first: int, count: int, size: int, paired: bool = False) -> Batch:
+    def batch(
+        self, step: int, *, first: int, count: int, size: int, paired: bool = False, faintest: float = FAINTEST
+    ) -> Batch:
         """
         Return a batch.
 
@@ -202,6 +206,7 @@ class ScenePool:
             size: Their side in pixels.
             paired: Whether the second half of the images is the first half with the damage undone, under the same
                 camera, so that nothing tells a defect from the rest but the defect. A true one stays in both.
+            faintest: How much at least of a drawn defect's change is seen, at most 1.2.
         """
         rng = np.random.default_rng((self.seed, step, 6))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -222,7 +227,7 @@ class ScenePool:
         # the damage fainter or stronger, or undone; a true defect cannot be undone
         true = (clean == damaged).flatten(1).all(1) & (kinds > 0).flatten(1).any(1)
         good = (torch.rand(count, generator=generator) < self.good_fraction).to(self.device) & ~true
-        strength = (0.45 + 0.75 * torch.rand(count, generator=generator)).to(self.device)
+        strength = (faintest + (STRONGEST - faintest) * torch.rand(count, generator=generator)).to(self.device)
         shown = strength.view(-1, 1, 1, 1) * (damaged - clean)
         if not paired:
             kept = ~good.view(-1, 1, 1)

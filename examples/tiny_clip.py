@@ -8,10 +8,11 @@ At every chosen block the patch tokens are compared with the texts exactly as th
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from synthetic_pool import KINDS, Batch, ScenePool
+from synthetic_pool import FAINTEST, KINDS, Batch, ScenePool
 from synthetic_words import ABNORMAL_STATES, CLASS_NAMES, DEFECT_STATES, MATERIALS, NORMAL_STATES, random_sentence
 from tiny_common import CLIP_PIXELS, Schedule, normalise, patch_filters, phase, run_steps
 from tiny_first_weights import PATCH, compare_with_image
@@ -48,6 +49,7 @@ class ClipSettings:
     peak_learning_rate: float = 2.0e-3
     warmup: int = 100
     paired: bool = False
+    faintest: float = FAINTEST
     sentence_steps: int = 400
     text_sets: int = 1
     caption_weight: float = 0.3
@@ -58,7 +60,7 @@ class ClipSettings:
 
 
 FURTHER = ClipSettings(
-    schedule=((600, 128, 32), (1100, 192, 14), (1200, 256, 8)), peak_learning_rate=1.0e-3, paired=True
+    schedule=((600, 128, 32), (1100, 192, 14), (1200, 256, 8)), peak_learning_rate=1.0e-3, paired=True, faintest=0.7
 )
 
 
@@ -132,7 +134,9 @@ class DenseContrast:
     def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         """Return the loss of a step, its parts, and the number of images."""
         rng = np.random.default_rng((self.pool.seed, step, 101))
-        batch = self.pool.batch(step, **phase(self.settings.schedule, step), paired=self.settings.paired)
+        options = self.settings
+        images: dict[str, Any] = {"paired": options.paired, "faintest": options.faintest}
+        batch = self.pool.batch(step, **phase(options.schedule, step), **images)
         count, sets = len(batch.words), self.settings.text_sets
         text = self.embed([*self.captions(batch, rng), *self.state_sentences(rng)])
         captions, states = text[:count], text[count:].view(sets, 2 + len(KINDS), -1)
@@ -169,7 +173,6 @@ class DenseContrast:
         defective = (covered.amax(2) > 0).float()
         whole = F.binary_cross_entropy_with_logits(wrong, defective)
 
-        options = self.settings
         loss = 4 * dense + dice + options.kind_weight * kinds
         loss = loss + options.caption_weight * caption + options.image_weight * whole
         figures = {"dense": dense, "dice": dice, "kinds": kinds, "caption": caption, "image": whole, "scale": scale}

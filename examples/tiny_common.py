@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from synthetic_pool import ScenePool
@@ -50,7 +51,7 @@ def patch_filters(pool: ScenePool, num_filters: int, patch_size: int, pixels: tu
     return filters.view(num_filters, 3, patch_size, patch_size)
 
 
-def phase(schedule: Schedule, step: int) -> dict[str, int]:
+def phase(schedule: Schedule, step: int) -> dict[str, Any]:
     """Return what a schedule of (last step, image side, batch size) says of a step: `first`, `count` and `size`."""
     first = begin = 0
     for last, size, count in schedule:

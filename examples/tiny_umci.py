@@ -60,6 +60,7 @@ class UmciSettings:
     head: Literal["conv", "text"] = "conv"
     schedule: Schedule = ((700, 128, 24), (950, 256, 8))
     paired: bool = True
+    faintest: float = 0.7
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     generic: float = 0.45
@@ -166,8 +167,9 @@ class UmciBatches:
     def __call__(self, step: int) -> dict[str, Any]:
         """Return the keyword arguments of the forward call of a step."""
         rng = np.random.default_rng((self.pool.seed, step, 104))
-        settings = self.settings
-        batch = self.pool.batch(20_000_000 + step, **phase(settings.schedule, step), paired=settings.paired)
+        options = self.settings
+        images: dict[str, Any] = {"paired": options.paired, "faintest": options.faintest}
+        batch = self.pool.batch(20_000_000 + step, **phase(options.schedule, step), **images)
         texts, masks = zip(*(self.text_of(batch, number, rng) for number in range(len(batch.words))), strict=True)
         return {
             "pixel_values": normalise(batch.images, CLIP_PIXELS),
