@@ -60,6 +60,13 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
     "average": {"merge": "average"},
     "weighted by anomaly": {"merge": "anomaly_weighted"},
     "normalised sum": {"merge": "sum_norm"},
+    "points, weighted by anomaly": {"prompt_type": "points", "merge": "anomaly_weighted"},
+    "points, soft, weighted by anomaly": {
+        "prompt_type": "points",
+        "mask_fusion": "soft",
+        "merge": "anomaly_weighted",
+    },
+    "points, soft": {"prompt_type": "points", "mask_fusion": "soft"},
     **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
 }
 SIZES = (192, 256, 320, 384, 512)

@@ -53,8 +53,8 @@ UNRELATED = (
 class UmciSettings:
     """Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase."""
 
-    image_size: int = 256
-    feature_layers: tuple[int, ...] = ClipSettings.feature_layers
+    image_size: int = 384
+    feature_layers: tuple[int, ...] = ClipSettings.feature_layers[1:]
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
     head: Literal["conv", "text"] = "conv"
@@ -68,7 +68,9 @@ class UmciSettings:
     absent_kind: float = 0.1
     both_normal: float = 0.1
     min_region_fraction: float = 32 / 256**2
+    prompt_type: Literal["box_and_points", "box", "points"] = "points"
     mask_fusion: Literal["soft", "binary"] = "binary"
+    merge: Literal["average", "anomaly_weighted", "sum_norm"] = "anomaly_weighted"
     multimask_output: bool = True
     calibration_images: int = 120
     save_steps: int = 200
@@ -218,7 +220,9 @@ def train_head(
         scale_sizes=settings.scale_sizes,
         head=settings.head,
         min_region_fraction=settings.min_region_fraction,
+        prompt_type=settings.prompt_type,
         mask_fusion=settings.mask_fusion,
+        merge=settings.merge,
         multimask_output=settings.multimask_output,
         auxiliary_dataset=auxiliary_dataset,
         auxiliary_seed=pool.seed,
