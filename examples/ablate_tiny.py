@@ -7,9 +7,10 @@ Test the paper's claims on a `clipsam-tiny`: UMCI without each of its parts, MMR
         --output_dir runs/ablations
 
 The parts: "umci" trains every variant anew on the frozen CLIP, from several seeds; "mmr" refines the checkpoint's own
-rough maps in other ways; "size" squashes photographs to other sides; "stages" takes some of CLIP's stages; "words"
-changes the texts. All are measured on generated images of another seed and on whole sets of photographs, which the
-checkpoint must not have been trained on: the choices that follow from the tables are made here.
+rough maps in other ways; "size" squashes photographs to other sides; "stages" takes some of CLIP's stages; "score"
+compares ways to score an image; "words" changes the texts. All are measured on generated images of another seed and on
+whole sets of photographs, which the checkpoint must not have been trained on: the choices that follow from the tables
+are made here.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.data import AnomalyFolder
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
+from clipsam_hf.refinement_clipsam import score_map
 from clipsam_hf.training import train_umci
 from clipsam_hf.visualization import heat_map
 
@@ -70,6 +72,7 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
     **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
 }
 SIZES = (192, 256, 320, 384, 512)
+TOP_SHARES = (0.001, 0.01, 0.03, 0.1, 0.3)
 TWO_KINDS = 200
 SHOWN = 4
 # One figure is a row of the tables: of each set, by its name
@@ -381,6 +384,31 @@ def ablate_stages(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]
     return results
 
 
+@torch.inference_mode()
+def ablate_score(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the ways to score an image: its AUROC by shares of the rough map's highest pixels, and by CLIP alone."""
+    results: dict[str, Any] = {}
+    for name, cached in bench.sets().items():
+        truth = cached.batch.masks.flatten(1).any(1).numpy()
+        if truth.all():
+            continue
+        text_embeds, scores = bench.texts(cached.class_name), dict[str, list[float]]()
+        for number in range(len(truth)):
+            rough = bench.model(feature_maps=cached.rows([number]), text_embeds=text_embeds).rough_anomaly_map
+            for share in TOP_SHARES:
+                scores.setdefault(f"highest {share:.1%}", []).append(score_map(rough, top_fraction=share).item())
+            pixels = normalise(cached.batch.images[number, None], CLIP_PIXELS)
+            image = bench.model.clip.get_image_features(pixels, interpolate_pos_encoding=True).pooler_output
+            contrast = F.normalize(image, dim=-1) @ (text_embeds[0, 1] - text_embeds[0, 0])
+            scores.setdefault("CLIP's image and texts", []).append(contrast.item())
+        results[name] = {
+            way: {"image AUROC": rank_probability(np.array(values)[truth], np.array(values)[~truth])}
+            for way, values in scores.items()
+        }
+        print(name, json.dumps(results[name]), flush=True)
+    return results
+
+
 def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the rough map with the right, a wrong and no class name, two normal texts and two unrelated ones."""
     sets, results = bench.sets(), {}
@@ -403,6 +431,7 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "umci": ablate_umci,
     "mmr": ablate_mmr,
+    "score": ablate_score,
     "size": ablate_size,
     "stages": ablate_stages,
     "words": ablate_words,
