@@ -22,6 +22,7 @@ from floors import FLOORS
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from synthetic import Sample
 from synthetic_heldout import CHECKSUM, NUM_IMAGES, SEED, SIZE, checksum, heldout_images
+from torch.nn import functional as F
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
@@ -148,7 +149,9 @@ def measure_model(
                 ("refined", refined.anomaly_map, model.config.mask_threshold),
             )
             for name, anomaly_map, threshold in rows:
-                table.setdefault(name + suffix, Scores(threshold)).update(anomaly_map[0].numpy(), sample.mask)
+                # maps are of CLIP's frame, which need not have the images' size
+                full = F.interpolate(anomaly_map[None], sample.mask.shape, mode="bilinear", align_corners=False)
+                table.setdefault(name + suffix, Scores(threshold)).update(full[0, 0].numpy(), sample.mask)
     return {name: scores.compute() for name, scores in table.items()}
 
 

@@ -4,9 +4,12 @@
 
 import numpy as np
 import pytest
-from evaluate_tiny import Scores, to_markdown
+from evaluate_tiny import CHECKPOINT, Scores, measure_model, to_markdown
 from floors import FLOORS
 from sklearn.metrics import average_precision_score, roc_auc_score
+from synthetic_heldout import heldout_images
+
+from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
 
 
 @pytest.fixture
@@ -46,6 +49,17 @@ def test_a_dark_spot_stands_out_from_every_floor() -> None:
         anomaly_map = floor(image)
         assert anomaly_map.shape == (64, 64) and 0 <= anomaly_map.min() <= anomaly_map.max() <= 1, name
         assert anomaly_map[32, 32] > 2 * anomaly_map[5, 5], name
+
+
+def test_images_of_another_size_than_the_maps_are_measured() -> None:
+    model, processor = (each.from_pretrained(CHECKPOINT) for each in (ClipSamForAnomalySegmentation, ClipSamProcessor))
+    images = heldout_images()
+    samples = [images.sample(0, size=96), images.sample(0, size=96, with_defects=False)]
+    assert samples[0].mask.any() and model.config.image_size != 96
+    table = measure_model(model, processor, samples)
+
+    assert {"similarity", "rough", "refined"} <= set(table)
+    assert all(0 <= table[name]["pixel AP"] <= 1 for name in table)
 
 
 def test_a_table_leaves_out_what_was_not_measured() -> None:
