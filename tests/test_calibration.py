@@ -46,13 +46,16 @@ def trained(tiny_model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalySegme
 
 
 def rough_maps(model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor) -> tuple[np.ndarray, np.ndarray]:
-    inputs = processor(
-        images=[each.image for each in SAMPLES], text="plate", return_sam_inputs=False, return_tensors="pt"
-    )
-    del inputs["original_sizes"]
-    with torch.no_grad():
-        outputs = model(**inputs)
-    return outputs.rough_anomaly_map.numpy(), outputs.pred_score.numpy()
+    maps, scores = [], []
+    # one by one, as `calibrate` does: on some processors a batch differs in the last bit
+    for each in SAMPLES:
+        inputs = processor(images=[each.image], text="plate", return_sam_inputs=False, return_tensors="pt")
+        del inputs["original_sizes"]
+        with torch.no_grad():
+            outputs = model(**inputs)
+        maps.append(outputs.rough_anomaly_map.numpy())
+        scores.append(outputs.pred_score.numpy())
+    return np.concatenate(maps), np.concatenate(scores)
 
 
 def test_the_threshold_of_the_rough_map_has_the_best_f1(
