@@ -72,13 +72,13 @@ def test_a_tower_of_another_width_cannot_compare() -> None:
         compare_with_image(tower, torch.zeros(32, 3, 8, 8))
 
 
-def train_everything(pool: ScenePool, folder: Path) -> dict[str, torch.Tensor]:
+def train_everything(pool: ScenePool, folder: Path, *, fast: bool) -> dict[str, torch.Tensor]:
     """Run the three stages and return all weights."""
-    train_clip(CLIP, build_tokenizer(), pool, folder)
-    train_sam(SAM, pool, folder)
+    train_clip(CLIP, build_tokenizer(), pool, folder, fast=fast)
+    train_sam(SAM, pool, folder, fast=fast)
     clip, sam = CLIPModel.from_pretrained(folder / "clip"), SamModel.from_pretrained(folder / "sam")
-    model = train_head(clip, sam, build_tokenizer(), pool, UMCI, folder / "umci", auxiliary_dataset="pieces")
-    return model.state_dict()
+    options: dict[str, Any] = {"auxiliary_dataset": "pieces", "fast": fast}
+    return train_head(clip, sam, build_tokenizer(), pool, UMCI, folder / "umci", **options).state_dict()
 
 
 def stop_at(last: int, compute: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
@@ -91,13 +91,18 @@ def stop_at(last: int, compute: Callable[[Any, int], Any]) -> Callable[[Any, int
 
 
 @pytest.mark.slow
-def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# torch's own compiler uses what torch deprecates
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
     monkeypatch.setattr(synthetic_pool, "CHUNK", 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     build_pool(tmp_path / "pool", seed=0, num_scenes=16, data_dirs=[], num_workers=1)
     pool = ScenePool(tmp_path / "pool", seed=0)
-    whole = train_everything(pool, tmp_path / "whole")
+    whole = train_everything(pool, tmp_path / "whole", fast=fast)
 
     # each stage is stopped once, between two saved states, and the same command is given again
     stops = ((tiny_clip.DenseContrast, 120), (tiny_sam.PromptedMasks, 180), (tiny_umci.UmciBatches, 170))
@@ -105,8 +110,8 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, monk
         with monkeypatch.context() as patch:
             patch.setattr(stage, "__call__", stop_at(last, stage.__call__))
             with pytest.raises(KeyboardInterrupt):
-                train_everything(pool, tmp_path / "broken")
-    resumed = train_everything(pool, tmp_path / "broken")
+                train_everything(pool, tmp_path / "broken", fast=fast)
+    resumed = train_everything(pool, tmp_path / "broken", fast=fast)
     torch.set_num_threads(threads)
 
     assert whole.keys() == resumed.keys()
