@@ -202,7 +202,7 @@ class ScenePool:
         Args:
             step: Number of the step, which with the seed decides all that is random.
             first: Number of images of all steps before.
-            count: Number of images.
+            count: Number of images; an even one, if they are paired.
             size: Their side in pixels.
             paired: Whether the second half of the images is the first half with the damage undone, under the same
                 camera, so that nothing tells a defect from the rest but the defect. A true one stays in both.

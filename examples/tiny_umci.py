@@ -59,7 +59,6 @@ class UmciSettings:
     scale_sizes: tuple[int, ...] = (3, 9)
     head: Literal["conv", "text"] = "conv"
     schedule: Schedule = ((700, 128, 24), (950, 256, 8))
-    paired: bool = False
     faintest: float = 0.7
     learning_rate: float = 1e-3
     warmup_steps: int = 100
@@ -170,8 +169,7 @@ class UmciBatches:
         """Return the keyword arguments of the forward call of a step."""
         rng = np.random.default_rng((self.pool.seed, step, 104))
         options = self.settings
-        images: dict[str, Any] = {"paired": options.paired, "faintest": options.faintest}
-        batch = self.pool.batch(20_000_000 + step, **phase(options.schedule, step), **images)
+        batch = self.pool.batch(20_000_000 + step, **phase(options.schedule, step), faintest=options.faintest)
         texts, masks = zip(*(self.text_of(batch, number, rng) for number in range(len(batch.words))), strict=True)
         return {
             "pixel_values": normalise(batch.images, CLIP_PIXELS),

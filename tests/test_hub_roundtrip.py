@@ -301,7 +301,9 @@ local = pipeline(task, model=folder, **trust)
 pipe = pipeline(task, model=name, **trust)
 expected = pipe(photograph, class_name="candle")["anomaly_map"]
 np.save(output, expected)
+weights = pipe.model.state_dict()
 for other in (local, pipeline(model=name, **trust), pipeline(task, model=head, **trust)):
+    assert all((weights[key] == value).all() for key, value in other.model.state_dict().items())
     np.testing.assert_allclose(other(photograph, class_name="candle")["anomaly_map"], expected, atol=1e-6)
 
 # 3. A pinned revision, code included

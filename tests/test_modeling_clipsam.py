@@ -792,6 +792,8 @@ def test_made_model_can_be_saved_and_loaded(backbones: tuple[Path, Path], tmp_pa
     model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones, image_size=32, scale_sizes=(2,))
     model.save_pretrained(tmp_path / "both")
     loaded = ClipSamForAnomalySegmentation.from_pretrained(tmp_path / "both")
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).anomaly_map, model(**inputs).anomaly_map, atol=1e-6, rtol=0)
 
