@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from transformers import get_scheduler
@@ -266,12 +265,8 @@ def test_mixed_precision_trains_and_leaves_the_model_as_it_was(tiny_model: ClipS
     """The forward pass runs in bfloat16, the head's weights stay in float32."""
     seen = []
     tiny_model.umci[0].fuse.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-        losses = train_umci(tiny_model, batch_of_step, num_steps=20, learning_rate=3e-3, accelerator=accelerator)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    losses = train_umci(tiny_model, batch_of_step, num_steps=20, learning_rate=3e-3, accelerator=accelerator)
     assert seen[0] == torch.bfloat16 and sum(losses[-3:]) < 0.9 * sum(losses[:3])
     assert {parameter.dtype for parameter in tiny_model.umci.parameters()} == {torch.float32}
 

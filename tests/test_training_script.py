@@ -8,11 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import train as script
-from accelerate.state import AcceleratorState
 from miniature_sets import write_photograph
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 
@@ -48,14 +46,6 @@ def backbones(
         str(tmp_path / "sam"),
         *("--image_size", "32", "--umci_hidden_size", "8", "--scale_sizes", "2", "3"),
     ]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """Accelerate keeps its state in the classes."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
