@@ -61,10 +61,8 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
     "binary masks": {"mask_fusion": "binary"},
     "average": {"merge": "average"},
     "weighted by anomaly": {"merge": "anomaly_weighted"},
-    "agreement": {"merge": "agreement"},
     "normalised sum": {"merge": "sum_norm"},
     "points, weighted by anomaly": {"prompt_type": "points", "merge": "anomaly_weighted"},
-    "points, agreement": {"prompt_type": "points", "merge": "agreement"},
     "points, soft, weighted by anomaly": {
         "prompt_type": "points",
         "mask_fusion": "soft",

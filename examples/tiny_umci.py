@@ -69,7 +69,7 @@ class UmciSettings:
     min_region_fraction: float = 32 / 256**2
     prompt_type: Literal["box_and_points", "box", "points"] = "points"
     mask_fusion: Literal["soft", "binary"] = "binary"
-    merge: Literal["average", "anomaly_weighted", "agreement", "sum_norm"] = "anomaly_weighted"
+    merge: Literal["average", "anomaly_weighted", "sum_norm"] = "anomaly_weighted"
     multimask_output: bool = True
     calibration_images: int = 120
     save_steps: int = 200

@@ -89,13 +89,6 @@ def sigmoid(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1.0 + math.exp(logit))
 
 
-def mean_inside(rough: Grid, mask: Grid) -> float:
-    """The mean of the rough map, each pixel weighted by the mask."""
-    area = sum(sum(line) for line in mask)
-    inside = sum(rough[row][column] * mask[row][column] for row in range(len(mask)) for column in range(len(mask[0])))
-    return inside / area if area else 0.0
-
-
 def fuse(
     answers: list[tuple[list[Grid], list[float]]],
     mask_size: tuple[int, int],
@@ -105,7 +98,6 @@ def fuse(
     mask_fusion: str,
     merge: str,
     anomalies: list[float],
-    rough: Grid,
 ) -> Grid:
     """Score x mask: a mean over a region's masks, then the maximum over regions; or one sum over everything."""
     size = mask_size if mask_fusion == "soft" else output
@@ -116,11 +108,6 @@ def fuse(
         else:
             upsampled = [resample(mask, content, sam_side, output) for mask in logits]
             masks = [[[1.0 if logit > 0 else 0.0 for logit in line] for line in mask] for mask in upsampled]
-        seen = [resample(mask, content, sam_side, output) for mask in masks] if mask_fusion == "soft" else masks
-        means = [mean_inside(rough, mask) for mask in seen]
-        agreements = [min(max(score, 0.0), 1.0) * mean for score, mean in zip(scores, means, strict=True)]
-        best = agreements.index(max(agreements))
-        best_mean = means[best]
         for row in range(size[0]):
             for column in range(size[1]):
                 weighted = [
@@ -128,8 +115,6 @@ def fuse(
                 ]
                 if merge == "average":
                     fused[row][column] = max(fused[row][column], sum(weighted) / len(weighted))
-                elif merge == "agreement":
-                    fused[row][column] = max(fused[row][column], best_mean * masks[best][row][column])
                 elif merge == "anomaly_weighted":
                     total = sum(min(max(score, 0.0), 1.0) for score in scores)
                     share = sum(weighted) / total if total else 0.0
@@ -159,7 +144,7 @@ def refine(
         box, point = prompts_of(pixels, rough, content)
         answers.append(sam(box, [point]))
         anomalies.append(max(rough[row][column] for row, column in pixels))
-    fused = fuse(answers, mask_size, content, sam_side, (height, width), mask_fusion, merge, anomalies, rough)
+    fused = fuse(answers, mask_size, content, sam_side, (height, width), mask_fusion, merge, anomalies)
 
     total = [[rough[row][column] + fused[row][column] for column in range(width)] for row in range(height)]
     if merge != "sum_norm":

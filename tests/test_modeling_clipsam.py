@@ -485,10 +485,7 @@ def test_single_mask_output(make_model: Any, inputs: Inputs, sam_inputs: Inputs)
     assert outputs.pred_masks[0].shape == (1, 1, 32, 32)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"merge": "sum_norm"}, {"merge": "anomaly_weighted"}, {"merge": "agreement"}, {"mask_fusion": "binary"}],
-)
+@pytest.mark.parametrize("fields", [{"merge": "sum_norm"}, {"merge": "anomaly_weighted"}, {"mask_fusion": "binary"}])
 @torch.no_grad()
 def test_merge_options_reach_the_map(
     make_model: Any, inputs: Inputs, sam_inputs: Inputs, fields: dict[str, str]

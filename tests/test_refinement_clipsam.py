@@ -486,29 +486,6 @@ class TestFuseMasks:
             fused = self.fuse(scores=torch.full((2, 2), score), **options)
             assert fused.max() == pytest.approx(0.5 if score > 0 else 0.0)
 
-    @pytest.mark.parametrize("mask_fusion", ["soft", "binary"])
-    def test_hand_computed_agreement(self, mask_fusion: str) -> None:
-        # Region 1: the means inside are .7 and .9, .8 x .7 > .4 x .9: the first mask at .7.
-        # Region 2: the means are .3 and .1, .6 x .3 > .2 x .1: the first mask at .3
-        rough = torch.tensor([[0.9, 0.5], [0.0, 0.1]])
-        fused = self.fuse(mask_fusion=mask_fusion, merge="agreement", rough_anomaly_map=rough)
-        torch.testing.assert_close(fused, torch.tensor([[0.7, 0.7], [0.0, 0.3]]))
-
-    def test_agreement_prefers_the_crack_to_its_surroundings(self) -> None:
-        # SAM is surer of the whole than of the crack in it; the rough map saw the crack
-        rough = torch.zeros(8, 8)
-        rough[3] = 0.8
-        crack = torch.full((8, 8), -9.0)
-        crack[3] = 9.0
-        logits = torch.stack((torch.full((8, 8), 9.0), crack))[None]
-        options: Any = {"mask_fusion": "binary", "merge": "agreement", "rough_anomaly_map": rough}
-        fused = fuse_masks(logits, torch.tensor([[0.9, 0.6]]), (8, 8), 8, (8, 8), **options)
-        torch.testing.assert_close(fused, rough)
-
-    def test_agreement_on_an_empty_mask_is_nothing(self) -> None:
-        options: Any = {"mask_fusion": "binary", "merge": "agreement", "rough_anomaly_map": torch.ones(2, 2)}
-        assert not self.fuse(logits=torch.full((2, 2, 2, 2), -1.0), **options).any()
-
     def test_soft_masks_are_probabilities(self) -> None:
         fused = fuse_masks(torch.zeros(1, 3, 4, 4), torch.ones(1, 3), (16, 16), 16, (8, 8))
         torch.testing.assert_close(fused, torch.full((8, 8), 0.5))
@@ -565,14 +542,9 @@ class TestFuseMasks:
         ("options", "message"),
         [
             ({"mask_fusion": "hard"}, "`mask_fusion` must be one of 'soft', 'binary', got 'hard'"),
-            (
-                {"merge": "max"},
-                "`merge` must be one of 'average', 'anomaly_weighted', 'agreement', 'sum_norm', got 'max'",
-            ),
+            ({"merge": "max"}, "`merge` must be one of 'average', 'anomaly_weighted', 'sum_norm', got 'max'"),
             ({"merge": "anomaly_weighted"}, "needs 2 `region_scores`, got none"),
             ({"merge": "anomaly_weighted", "region_scores": [0.5]}, "needs 2 `region_scores`, got 1"),
-            ({"merge": "agreement"}, "needs a `rough_anomaly_map` of `output_size`, got none"),
-            ({"merge": "agreement", "rough_anomaly_map": torch.ones(3, 2)}, r"`output_size`, got \(3, 2\)"),
             ({"scores": torch.zeros(2, 3)}, r"got \(2, 2, 2, 2\) and \(2, 3\)"),
             ({"logits": torch.zeros(2, 2, 2)}, r"got \(2, 2, 2\) and \(2, 2\)"),
         ],
@@ -611,8 +583,7 @@ class TestMergeMaps:
 
     def test_unknown_merge_is_named(self) -> None:
         with pytest.raises(
-            ValueError,
-            match="`merge` must be one of 'average', 'anomaly_weighted', 'agreement', 'sum_norm', got 'mean'",
+            ValueError, match="`merge` must be one of 'average', 'anomaly_weighted', 'sum_norm', got 'mean'"
         ):
             merge_maps(torch.zeros(4, 4), torch.zeros(4, 4), merge="mean")
 

@@ -111,11 +111,10 @@ class ClipSamConfig(PreTrainedConfig):
         multimask_output (`bool`, defaults to `True`): Three masks per prompt [S], or SAM's single one.
         mask_fusion (`"soft"` or `"binary"`, defaults to `"soft"`): Fuse mask probabilities at SAM's low resolution
             and resample once, or binarise every mask at full resolution and fuse then. [D]
-        merge (`"average"`, `"anomaly_weighted"`, `"agreement"` or `"sum_norm"`, defaults to `"average"`): How masks
-            and rough map are merged: the mean of both [D]; the same with a region's masks weighted by its highest
-            rough anomaly, so that SAM's confidence ranks masks and not regions [D]; the same with each region's one
-            mask of the highest score x mean rough anomaly inside, weighted by that mean [D]; or the min-max-normalised
-            sum, which is nearest to memory of the paper [M .5].
+        merge (`"average"`, `"anomaly_weighted"` or `"sum_norm"`, defaults to `"average"`): How masks and rough map
+            are merged: the mean of both [D]; the same with a region's masks weighted by its highest rough anomaly, so
+            that SAM's confidence ranks masks and not regions [D]; or the min-max-normalised sum, which is nearest to
+            memory of the paper [M .5].
         prompt_batch_size (`int`, *optional*): Prompts per call of SAM's decoder; by default 2 on a CPU and all of
             them on an accelerator. [D]
         image_score (`"top_fraction"`, `"max"` or `"text"`, defaults to `"top_fraction"`): The image's score: mean
@@ -177,7 +176,7 @@ class ClipSamConfig(PreTrainedConfig):
     point_seed: int = 0
     multimask_output: bool = True
     mask_fusion: Literal["soft", "binary"] = "soft"
-    merge: Literal["average", "anomaly_weighted", "agreement", "sum_norm"] = "average"
+    merge: Literal["average", "anomaly_weighted", "sum_norm"] = "average"
     prompt_batch_size: int | None = None
 
     image_score: Literal["top_fraction", "max", "text"] = "top_fraction"

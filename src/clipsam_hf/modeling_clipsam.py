@@ -436,7 +436,6 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
                 sam_size,
                 rough.shape,
                 region_scores=[region.score for region in found],
-                rough_anomaly_map=rough_anomaly_map[index].detach().to(scores.device),
                 mask_fusion=config.mask_fusion,
                 merge=config.merge,
             )

@@ -27,7 +27,7 @@ Coordinates = TypeVar("Coordinates", np.ndarray, torch.Tensor)
 
 PROMPT_TYPES = ("box_and_points", "box", "points")
 MASK_FUSIONS = ("soft", "binary")
-MERGES = ("average", "anomaly_weighted", "agreement", "sum_norm")
+MERGES = ("average", "anomaly_weighted", "sum_norm")
 
 # Pixels that touch at a corner belong together: thin diagonal defects (scratches) would fall apart otherwise.
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
@@ -332,7 +332,6 @@ def fuse_masks(
     output_size: Size,
     *,
     region_scores: Sequence[float] | torch.Tensor | None = None,
-    rough_anomaly_map: torch.Tensor | None = None,
     mask_fusion: str = "soft",
     merge: str = "average",
 ) -> torch.Tensor:
@@ -346,10 +345,6 @@ def fuse_masks(
     `merge="anomaly_weighted"` the scores therefore only weigh a region's masks against each other, score x mask over
     the sum of scores, and how abnormal the region is comes from `region_scores`.
 
-    With `merge="agreement"` a region keeps the one mask on which SAM and the rough map agree most, by score x mean
-    rough anomaly inside, and shows it at that mean: a mask that spills over a thin crack into what surrounds it counts
-    little.
-
     Args:
         mask_logits (`torch.Tensor` of shape `(num_regions, num_masks, mask_height, mask_width)`): SAM's low-resolution
             mask logits over its padded square; `num_regions` may be 0.
@@ -359,11 +354,9 @@ def fuse_masks(
         output_size (`tuple[int, int]`): (height, width) of the result, for example of CLIP's frame.
         region_scores (sequence of `num_regions` numbers in [0, 1], *optional*): how abnormal each region is, such as
             its highest rough anomaly; used, and needed, by `"anomaly_weighted"` alone.
-        rough_anomaly_map (`torch.Tensor` of shape `output_size`, in [0, 1], *optional*): the map that the regions were
-            found in; used, and needed, by `"agreement"` alone.
         mask_fusion (`str`): `"soft"` fuses probabilities at SAM's low resolution and resamples the result once;
             `"binary"` resamples every mask's logits, as SAM's own post-processing, and fuses what is above 0.
-        merge (`str`): `"average"`, `"anomaly_weighted"`, `"agreement"` or `"sum_norm"`, see `merge_maps`.
+        merge (`str`): `"average"`, `"anomaly_weighted"` or `"sum_norm"`, see `merge_maps`.
 
     Returns:
         `torch.Tensor` of shape `(height, width)`, float32 (float64 if given so): in [0, num_regions * num_masks] for
@@ -386,11 +379,6 @@ def fuse_masks(
     if merge == "anomaly_weighted" and (region_scores is None or len(region_scores) != len(mask_logits)):
         given = "none" if region_scores is None else len(region_scores)
         raise ValueError(f"`merge='anomaly_weighted'` needs {len(mask_logits)} `region_scores`, got {given}")
-    if merge == "agreement" and (
-        rough_anomaly_map is None or rough_anomaly_map.shape != _as_size(output_size, "output_size")
-    ):
-        shape = "none" if rough_anomaly_map is None else tuple(rough_anomaly_map.shape)
-        raise ValueError(f"`merge='agreement'` needs a `rough_anomaly_map` of `output_size`, got {shape}")
 
     # One region at a time: the memory does not grow with the number of regions
     frame = (reshaped_input_size, sam_image_size, output_size)
@@ -405,9 +393,6 @@ def fuse_masks(
             masks = _as_float(region_logits).sigmoid()  # (num_masks, mask_height, mask_width)
         else:
             masks = resample_masks(region_logits, *frame) > 0  # (num_masks, height, width)
-        if merge == "agreement" and rough_anomaly_map is not None:
-            seen = resample_masks(masks, *frame) if mask_fusion == "soft" else masks
-            region_weights = _weights_of_agreement(seen, region_weights, rough_anomaly_map)
         weighted = region_weights * masks
         if merge == "sum_norm":
             fused = fused + weighted.sum(0)
@@ -419,7 +404,7 @@ def fuse_masks(
 def merge_maps(rough_anomaly_map: torch.Tensor, mask_map: torch.Tensor, *, merge: str = "average") -> torch.Tensor:
     """Merge CLIP's rough map A with SAM's fused masks S.
 
-    All but `"sum_norm"` are (A + S) / 2. An image without regions goes through the same formula with
+    `"average"` and `"anomaly_weighted"` are (A + S) / 2. An image without regions goes through the same formula with
     S = 0, so there is no step at the threshold, and a good part's 0.49 never outranks a defect that SAM missed.
     `"sum_norm"` scales A + S to [0, 1] by its own minimum and maximum: every image, good or not, then reaches 1, which
     changes the ranking between images; a constant map has no such scale and is only clamped to [0, 1].
@@ -427,7 +412,7 @@ def merge_maps(rough_anomaly_map: torch.Tensor, mask_map: torch.Tensor, *, merge
     Args:
         rough_anomaly_map (`torch.Tensor` of shape `(..., height, width)`): CLIP's map, in [0, 1].
         mask_map (`torch.Tensor` of the same shape): the result of `fuse_masks` for the same `merge`.
-        merge (`str`): `"average"`, `"anomaly_weighted"`, `"agreement"` or `"sum_norm"`.
+        merge (`str`): `"average"` or `"sum_norm"`.
 
     Returns:
         `torch.Tensor` of the same shape, float32 (float64 if given so): in [0, 1].
@@ -478,17 +463,6 @@ def score_map(anomaly_map: torch.Tensor, *, top_fraction: float = 0.001) -> torc
     pixels = _as_float(anomaly_map).flatten(1)  # (batch_size, height * width)
     count = max(1, round(top_fraction * pixels.shape[1]))
     return pixels.topk(count, dim=1, sorted=False).values.mean(dim=1)  # (batch_size,)
-
-
-def _weights_of_agreement(masks: torch.Tensor, scores: torch.Tensor, rough_anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Return the mean rough anomaly inside the mask of highest score x mean, 0 for others: (num_masks, 1, 1)."""
-    masks = masks.to(scores)  # (num_masks, height, width)
-    area = masks.sum((-2, -1), keepdim=True)
-    means = (masks * rough_anomaly_map.to(scores)).sum((-2, -1), keepdim=True) / area.clamp(
-        min=torch.finfo(scores.dtype).tiny
-    )
-    best = (scores * means).argmax(0, keepdim=True)  # (1, 1, 1)
-    return torch.zeros_like(means).scatter(0, best, means.gather(0, best))
 
 
 def _axis_taps(content: int, padded: int, cells: int, output: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
