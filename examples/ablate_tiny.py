@@ -26,6 +26,7 @@ from evaluate_tiny import TENSORS, Scores, build_similarity, embed_texts
 from PIL import Image
 from synthetic_pool import KINDS, Batch, ScenePool
 from tiny_common import CLIP_PIXELS, SAM_PIXELS, normalise
+from tiny_questions import CANDIDATES, TEXTS_PER_IMAGE, ask, choose
 from tiny_umci import UmciBatches, UmciSettings
 from torch.nn import functional as F
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -49,7 +50,11 @@ UMCI_VARIANTS: dict[str, dict[str, Any]] = {
     "V_ori alone": {"fused_features": ("original",)},
     "without language": {"constant_text": True},
     "text head": {"head": "text"},
+    "several texts": {"several_texts": True},
+    "several texts, text head": {"several_texts": True, "head": "text"},
 }
+# what a variant changes beside the configuration
+TRAINING_CHANGES = ("constant_text", "several_texts")
 MMR_VARIANTS: dict[str, dict[str, Any]] = {
     "as configured": {},
     "points": {"prompt_type": "points"},
@@ -174,10 +179,18 @@ def read_photographs(folder: Path, side: int) -> Batch:
 
 
 def train_variant(
-    bench: Bench, texts: UmciBatches, cached: Cached, changes: dict[str, Any], *, seed: int, num_steps: int, count: int
+    bench: Bench,
+    texts: UmciBatches,
+    cached: Cached,
+    changes: dict[str, Any],
+    *,
+    seed: int,
+    num_steps: int,
+    count: int,
+    learning_rate: float,
 ) -> ClipSamForAnomalySegmentation:
-    """Train one UMCI on cached features, `count` images a step."""
-    fields = {name: value for name, value in changes.items() if name != "constant_text"}
+    """Train one UMCI on cached features, `count` pairs of image and texts a step."""
+    fields = {name: value for name, value in changes.items() if name not in TRAINING_CHANGES}
     constant = texts.constant() if changes.get("constant_text") else None
     torch.manual_seed(seed)
     model = ClipSamForAnomalySegmentation(ClipSamConfig.from_dict({**bench.model.config.to_dict(), **fields}))
@@ -185,6 +198,11 @@ def train_variant(
 
     def batches(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 107))
+        if changes.get("several_texts"):
+            wanted = count // TEXTS_PER_IMAGE
+            numbers = rng.integers(len(cached.batch.words), size=CANDIDATES * wanted).tolist()
+            chosen = choose(cached.batch, numbers, wanted, rng)
+            return ask(texts, cached.batch, chosen, cached.rows(chosen), rng)
         chosen = rng.integers(len(cached.batch.words), size=count).tolist()
         pairs = [texts.text_of(cached.batch, number, rng) for number in chosen]
         if constant is not None:
@@ -195,7 +213,7 @@ def train_variant(
             "labels": torch.stack([mask for _, mask in pairs]).float(),
         }
 
-    train_umci(model, batches, num_steps=num_steps, learning_rate=1e-3, warmup_steps=num_steps // 10)
+    train_umci(model, batches, num_steps=num_steps, learning_rate=learning_rate, warmup_steps=num_steps // 10)
     return model.eval()
 
 
@@ -311,8 +329,16 @@ def ablate_umci(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     for name in arguments.variants or UMCI_VARIANTS:
         changes, rows = UMCI_VARIANTS[name], []
         for seed in range(arguments.num_seeds):
-            options = {"seed": seed, "num_steps": arguments.num_steps, "count": arguments.batch_size}
-            model = train_variant(bench, texts, cached, changes, **options)
+            model = train_variant(
+                bench,
+                texts,
+                cached,
+                changes,
+                seed=seed,
+                num_steps=arguments.num_steps,
+                count=arguments.batch_size,
+                learning_rate=arguments.learning_rate,
+            )
             rows.append(figures(model, changes))
             print(name, seed, json.dumps(rows[-1]), flush=True)
         results[name] = summarise(rows)
@@ -410,7 +436,7 @@ def ablate_score(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the rough map with the right, a wrong and no class name, two normal texts and two unrelated ones."""
+    """Measure the rough map with other class names and with empty texts, and how well the name of a kind steers."""
     sets, results = bench.sets(), {}
     names = [each.class_name for each in sets.values() if each.class_name != "object"]
     for name, each in sets.items():
@@ -425,6 +451,12 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
             "unrelated texts": measure(bench.model, each, pairs[", unrelated texts"]),
         }
         print(name, json.dumps(results[name]), flush=True)
+    texts, pairs = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings()), two_kinds(bench)
+    results["two kinds"] = {
+        "similarity": {"AUROC": measure_steering(build_similarity(bench.model), pairs, texts)},
+        "UMCI": {"AUROC": measure_steering(bench.model, pairs, texts)},
+    }
+    print("two kinds", json.dumps(results["two kinds"]), flush=True)
     return results
 
 
@@ -453,7 +485,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="their side in pixels")
     parser.add_argument("--num_images", type=int, default=240, help="generated images to measure")
     parser.add_argument("--num_steps", type=int, default=300)
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=int, default=16, help="images with their texts a step")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--num_threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ablate_tiny import MMR_VARIANTS, UMCI_VARIANTS, rank_probability, read_photographs, summarise
+from ablate_tiny import MMR_VARIANTS, TRAINING_CHANGES, UMCI_VARIANTS, rank_probability, read_photographs, summarise
 from PIL import Image
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
@@ -26,7 +26,7 @@ def test_the_spread_over_seeds_is_mean_and_deviation() -> None:
 
 @pytest.mark.parametrize("changes", [*UMCI_VARIANTS.values(), *MMR_VARIANTS.values()])
 def test_every_variant_is_a_configuration(changes: dict) -> None:
-    fields = {name: value for name, value in changes.items() if name != "constant_text"}
+    fields = {name: value for name, value in changes.items() if name not in TRAINING_CHANGES}
     config = ClipSamConfig(**fields)
     for name, value in fields.items():
         assert getattr(config, name) == value
