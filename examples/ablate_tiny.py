@@ -436,7 +436,7 @@ def ablate_score(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the rough map with other class names and with empty texts, and how well the name of a kind steers."""
+    """Measure the rough map with other class names and meaningless texts, and how well the name of a kind steers."""
     sets, results = bench.sets(), {}
     names = [each.class_name for each in sets.values() if each.class_name != "object"]
     for name, each in sets.items():
@@ -451,7 +451,8 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
             "unrelated texts": measure(bench.model, each, pairs[", unrelated texts"]),
         }
         print(name, json.dumps(results[name]), flush=True)
-    texts, pairs = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings()), two_kinds(bench)
+    texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings())
+    pairs = two_kinds(bench)
     results["two kinds"] = {
         "similarity": {"AUROC": measure_steering(build_similarity(bench.model), pairs, texts)},
         "UMCI": {"AUROC": measure_steering(bench.model, pairs, texts)},
