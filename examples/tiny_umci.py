@@ -71,6 +71,7 @@ class UmciSettings:
     mask_fusion: Literal["soft", "binary"] = "binary"
     merge: Literal["average", "anomaly_weighted", "sum_norm"] = "anomaly_weighted"
     multimask_output: bool = True
+    score_top_fraction: float = 0.03
     calibration_images: int = 120
     save_steps: int = 200
 
@@ -222,6 +223,7 @@ def train_head(
         mask_fusion=settings.mask_fusion,
         merge=settings.merge,
         multimask_output=settings.multimask_output,
+        score_top_fraction=settings.score_top_fraction,
         auxiliary_dataset=auxiliary_dataset,
         auxiliary_seed=pool.seed,
     )
