@@ -452,10 +452,10 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
         }
         print(name, json.dumps(results[name]), flush=True)
     texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings())
-    pairs = two_kinds(bench)
+    images = two_kinds(bench)
     results["two kinds"] = {
-        "similarity": {"AUROC": measure_steering(build_similarity(bench.model), pairs, texts)},
-        "UMCI": {"AUROC": measure_steering(bench.model, pairs, texts)},
+        "similarity": {"AUROC": measure_steering(build_similarity(bench.model), images, texts)},
+        "UMCI": {"AUROC": measure_steering(bench.model, images, texts)},
     }
     print("two kinds", json.dumps(results["two kinds"]), flush=True)
     return results
