@@ -16,7 +16,7 @@ from synthetic_pool import KINDS, Batch
 from tiny_umci import UmciBatches, draw
 
 
-__all__ = ["TEXTS_PER_IMAGE", "ask", "choose"]
+__all__ = ["CANDIDATES", "TEXTS_PER_IMAGE", "ask", "choose"]
 
 TEXTS_PER_IMAGE = 4
 CANDIDATES = 8  # an image in fifteen has several kinds
