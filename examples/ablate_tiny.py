@@ -325,20 +325,16 @@ def ablate_umci(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
         "the checkpoint's UMCI": figures(bench.model, {}),
     }
     print(json.dumps(results), flush=True)
+    options: dict[str, Any] = {
+        "num_steps": arguments.num_steps,
+        "count": arguments.batch_size,
+        "learning_rate": arguments.learning_rate,
+    }
     maps: dict[str, list[np.ndarray]] = {}
     for name in arguments.variants or UMCI_VARIANTS:
         changes, rows = UMCI_VARIANTS[name], []
         for seed in range(arguments.num_seeds):
-            model = train_variant(
-                bench,
-                texts,
-                cached,
-                changes,
-                seed=seed,
-                num_steps=arguments.num_steps,
-                count=arguments.batch_size,
-                learning_rate=arguments.learning_rate,
-            )
+            model = train_variant(bench, texts, cached, changes, seed=seed, **options)
             rows.append(figures(model, changes))
             print(name, seed, json.dumps(rows[-1]), flush=True)
         results[name] = summarise(rows)
@@ -437,7 +433,16 @@ def ablate_score(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the rough map with other class names and meaningless texts, and how well the name of a kind steers."""
-    sets, results = bench.sets(), {}
+    texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings())
+    images = two_kinds(bench)
+    results: dict[str, Any] = {
+        "two kinds": {
+            "similarity": {"AUROC": measure_steering(build_similarity(bench.model), images, texts)},
+            "UMCI": {"AUROC": measure_steering(bench.model, images, texts)},
+        }
+    }
+    print("two kinds", json.dumps(results["two kinds"]), flush=True)
+    sets = bench.sets()
     names = [each.class_name for each in sets.values() if each.class_name != "object"]
     for name, each in sets.items():
         wrong = next(other for other in [*names, "candle"] if other != each.class_name)
@@ -451,13 +456,6 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
             "unrelated texts": measure(bench.model, each, pairs[", unrelated texts"]),
         }
         print(name, json.dumps(results[name]), flush=True)
-    texts = UmciBatches(bench.model, bench.processor.tokenizer, bench.training, UmciSettings())
-    images = two_kinds(bench)
-    results["two kinds"] = {
-        "similarity": {"AUROC": measure_steering(build_similarity(bench.model), images, texts)},
-        "UMCI": {"AUROC": measure_steering(bench.model, images, texts)},
-    }
-    print("two kinds", json.dumps(results["two kinds"]), flush=True)
     return results
 
 
@@ -486,7 +484,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="their side in pixels")
     parser.add_argument("--num_images", type=int, default=240, help="generated images to measure")
     parser.add_argument("--num_steps", type=int, default=300)
-    parser.add_argument("--batch_size", type=int, default=16, help="images with their texts a step")
+    parser.add_argument("--batch_size", type=int, default=16, help="pairs of image and texts a step; a multiple of 4")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--num_threads", type=int, default=1)
