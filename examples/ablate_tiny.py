@@ -251,22 +251,31 @@ def two_kinds(bench: Bench) -> Cached:
 
 
 @torch.inference_mode()
-def measure_steering(model: ClipSamForAnomalySegmentation, cached: Cached, texts: UmciBatches) -> float:
+def measure_steering(
+    model: ClipSamForAnomalySegmentation, cached: Cached, naming: Callable[[str], torch.Tensor]
+) -> dict[str, float]:
     """
     Return how well a text that names one of the two kinds of defect in an image ranks its pixels above the other's.
 
-    The mean, over all images and both directions, of the AUROC between the pixels of the two defects.
+    The AUROC between the pixels of the two defects, the mean over all images: when the first of the two kinds (by the
+    alphabet) is named, when the second is, and the mean of both.
+
+    Args:
+        model: The model, whose rough map is measured.
+        cached: Images with two kinds of defect each.
+        naming: The texts of a kind, (2, projection_dim).
     """
-    found = []
+    found: list[list[float]] = [[], []]
     for number in range(len(cached.batch.words)):
         present = cached.batch.present(number)
         kinds = cached.batch.kinds[number].numpy()
-        for named, other in (present, present[::-1]):
-            output = model(feature_maps=cached.rows([number]), text_embeds=texts.naming(named)[None])
+        for direction, (named, other) in zip(found, (present, present[::-1]), strict=True):
+            output = model(feature_maps=cached.rows([number]), text_embeds=naming(named)[None])
             values = output.rough_anomaly_map[0].numpy()
             inside, outside = (values[kinds == KINDS.index(kind) + 1] for kind in (named, other))
-            found.append(rank_probability(inside, outside))
-    return float(np.mean(found))
+            direction.append(rank_probability(inside, outside))
+    first, second = (float(np.mean(direction)) for direction in found)
+    return {"AUROC": (first + second) / 2, "first named": first, "second named": second}
 
 
 def rank_probability(above: np.ndarray, below: np.ndarray) -> float:
@@ -318,7 +327,7 @@ def ablate_umci(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
             name: measure(model, each, texts.constant()[None] if constant else bench.texts(each.class_name))
             for name, each in sets.items()
         }
-        return rows if constant else {**rows, "two kinds": {"AUROC": measure_steering(model, pairs, texts)}}
+        return rows if constant else {**rows, "two kinds": measure_steering(model, pairs, texts.naming)}
 
     results: dict[str, Any] = {
         "similarity": figures(build_similarity(bench.model), {}),
@@ -437,8 +446,9 @@ def ablate_words(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     images = two_kinds(bench)
     results: dict[str, Any] = {
         "two kinds": {
-            "similarity": {"AUROC": measure_steering(build_similarity(bench.model), images, texts)},
-            "UMCI": {"AUROC": measure_steering(bench.model, images, texts)},
+            f"{localizer}, {against}": measure_steering(model, images, naming)
+            for localizer, model in (("similarity", build_similarity(bench.model)), ("UMCI", bench.model))
+            for against, naming in (("against normal", texts.naming), ("against other kinds", texts.against_others))
         }
     }
     print("two kinds", json.dumps(results["two kinds"]), flush=True)

@@ -163,6 +163,11 @@ class UmciBatches:
         """Return the texts that ask for one kind of defect on any object: (2, projection_dim)."""
         return torch.stack([self._mean(group) for group in ("normal", kind)])
 
+    def against_others(self, kind: str) -> torch.Tensor:
+        """Return the same with all other kinds of defect in the place of the normal text: (2, projection_dim)."""
+        others = torch.stack([self._mean(group) for group in KINDS if group != kind])
+        return torch.stack((F.normalize(others.mean(0), dim=-1), self._mean(kind)))
+
     def _mean(self, group: str) -> torch.Tensor:
         return F.normalize(torch.cat([texts[group] for texts in self.bank]).mean(0), dim=-1)
 

@@ -3,12 +3,24 @@
 """The measures of the ablations, on cases small enough to count by hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ablate_tiny import MMR_VARIANTS, TRAINING_CHANGES, UMCI_VARIANTS, rank_probability, read_photographs, summarise
+from ablate_tiny import (
+    MMR_VARIANTS,
+    TRAINING_CHANGES,
+    UMCI_VARIANTS,
+    Cached,
+    measure_steering,
+    rank_probability,
+    read_photographs,
+    summarise,
+)
 from PIL import Image
+from synthetic_pool import KINDS, Batch
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
 
@@ -22,6 +34,28 @@ def test_rank_probability_counts_ties_half() -> None:
 def test_the_spread_over_seeds_is_mean_and_deviation() -> None:
     rows = [{"cookie": {"pixel AP": value}} for value in (0.1, 0.3)]
     assert summarise(rows)["cookie"]["pixel AP"] == pytest.approx([0.2, 0.1])
+
+
+def test_steering_is_measured_in_both_directions() -> None:
+    # The left half is a crack, the right half a stain; a map that rises to the right fits the stain's name alone
+    kinds = torch.zeros(1, 4, 8, dtype=torch.uint8)
+    kinds[0, :, :4], kinds[0, :, 4:] = KINDS.index("crack") + 1, KINDS.index("stain") + 1
+    batch = Batch(torch.zeros(1, 3, 4, 8), kinds, kinds, kinds, ["felt"])
+    cached = Cached(batch, "object", (torch.zeros(1, 2, 1, 1),))
+    ramp = torch.linspace(0, 1, 8).expand(1, 4, 8)
+
+    def see(feature_maps: tuple, text_embeds: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(rough_anomaly_map=ramp * text_embeds[0, 1, 0])
+
+    def naming(kind: str) -> torch.Tensor:
+        return torch.full((2, 1), 1.0 if kind == "stain" else answer)
+
+    model: Any = see
+    answer = 1.0
+    found = measure_steering(model, cached, naming)
+    assert found == {"AUROC": 0.5, "first named": 0.0, "second named": 1.0}
+    answer = -1.0
+    assert measure_steering(model, cached, naming)["AUROC"] == 1.0
 
 
 @pytest.mark.parametrize("changes", [*UMCI_VARIANTS.values(), *MMR_VARIANTS.values()])

@@ -89,3 +89,11 @@ def test_images_are_chosen_for_their_kinds() -> None:
         drawn += [images[number][0] for number in chosen[3:-1]]
     assert set(drawn) == set(KINDS)
     assert drawn.count("crack") / len(drawn) < 0.25
+
+
+def test_a_kind_is_named_against_normal_or_against_the_others(sentences: UmciBatches) -> None:
+    bank = {group: torch.cat([texts[group] for texts in sentences.bank]) for group in ("normal", *KINDS)}
+    means = {group: F.normalize(texts.mean(0), dim=-1) for group, texts in bank.items()}
+    assert torch.allclose(sentences.naming("crack"), torch.stack((means["normal"], means["crack"])))
+    others = F.normalize(sum(means[kind] for kind in KINDS if kind != "crack"), dim=-1)
+    assert torch.allclose(sentences.against_others("crack"), torch.stack((others, means["crack"])), atol=1e-6)
