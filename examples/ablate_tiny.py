@@ -7,10 +7,10 @@ Test the paper's claims on a `clipsam-tiny`: UMCI without each of its parts, MMR
         --output_dir runs/ablations
 
 The parts: "umci" trains every variant anew on the frozen CLIP, from several seeds; "mmr" refines the checkpoint's own
-rough maps in other ways; "size" squashes photographs to other sides; "stages" takes some of CLIP's stages; "score"
-compares ways to score an image; "words" changes the texts. All are measured on generated images of another seed and on
-whole sets of photographs, which the checkpoint must not have been trained on: the choices that follow from the tables
-are made here.
+rough maps in other ways; "size" squashes images to other sides, one or several; "stages" takes some of CLIP's stages;
+"score" compares ways to score an image; "words" changes the texts. All are measured on generated images of another
+seed and on whole sets of photographs, which the checkpoint must not have been trained on: the choices that follow from
+the tables are made here.
 """
 
 import argparse
@@ -76,7 +76,8 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
     "points, soft": {"prompt_type": "points", "mask_fusion": "soft"},
     **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
 }
-SIZES = (192, 256, 320, 384, 512)
+SIZES = (192, 256, 384, 512)
+SEVERAL_SIZES = ((256, 384), (192, 256, 384), (256, 384, 512), (192, 256, 384, 512))
 TOP_SHARES = (0.001, 0.01, 0.03, 0.1, 0.3)
 TWO_KINDS = 200
 SHOWN = 4
@@ -374,22 +375,29 @@ def ablate_mmr(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+@torch.inference_mode()
 def ablate_size(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the rough map of photographs squashed to other sides, always against masks of the largest."""
-    results: dict[str, Any] = {}
-    for side in SIZES:
-        results[str(side)] = {}
-        for folder in bench.folders:
-            batch, truth = read_photographs(folder, side), read_photographs(folder, max(SIZES))
-            cached, scores = bench.cache(batch, batch.words[0]), Scores()
-            text_embeds = bench.texts(cached.class_name)
-            with torch.inference_mode():
-                for number, mask in enumerate(truth.masks.numpy()):
-                    output = bench.model(feature_maps=cached.rows([number]), text_embeds=text_embeds)
-                    full = F.interpolate(output.rough_anomaly_map[None], size=mask.shape, mode="bilinear")
-                    scores.update(full[0, 0].numpy(), mask)
-            results[str(side)][cached.class_name] = scores.compute()
-        print(side, json.dumps(results[str(side)]), flush=True)
+    """Measure the rough map of images squashed to other sides, and means of several, against masks of the largest."""
+    largest, results = max(SIZES), dict[str, Any]()
+    subsets = [*((side,) for side in SIZES), *SEVERAL_SIZES]
+    generated = bench.validation.batch(0, first=0, count=bench.num_images, size=largest)
+    sets = {"generated": ("object", generated)}
+    for folder in bench.folders:
+        batch = read_photographs(folder, largest)
+        sets[batch.words[0]] = (batch.words[0], batch)
+    for name, (class_name, batch) in sets.items():
+        text_embeds, scores = bench.texts(class_name), {sides: Scores() for sides in subsets}
+        for image, mask in zip(tqdm(batch.images, desc=name, disable=None), batch.masks.numpy(), strict=True):
+            maps = {}
+            for side in SIZES:
+                resized = F.interpolate(image[None], (side, side), mode="bicubic", antialias=True)
+                stages = bench.model.get_feature_maps(normalise(resized, CLIP_PIXELS))
+                output = bench.model(feature_maps=stages, text_embeds=text_embeds)
+                maps[side] = F.interpolate(output.rough_anomaly_map[None], mask.shape, mode="bilinear")[0, 0]
+            for sides, score in scores.items():
+                score.update(torch.stack([maps[side] for side in sides]).mean(0).numpy(), mask)
+        results[name] = {" + ".join(map(str, sides)): score.compute() for sides, score in scores.items()}
+        print(name, json.dumps(results[name]), flush=True)
     return results
 
 

@@ -38,7 +38,7 @@ class ClipSamOutput(ModelOutput):
     Args:
         loss (`torch.Tensor` of shape `(1,)`, *optional*): Focal plus dice, if `labels` are given.
         logits (`torch.Tensor` of shape `(batch_size, num_stages, 2, height, width)`): Per stage, on CLIP's token
-            grid, order [normal, abnormal].
+            grid of `pixel_values`, order [normal, abnormal].
         rough_anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): CLIP's map at the size of
             `pixel_values`, float32 in [0, 1].
         anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): The final map, float32 in [0, 1]: refined
@@ -357,6 +357,18 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         # CLIP ignores the rest of a side that is no multiple of the patch size: its border value is repeated there
         return F.pad(rough, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
 
+    def _average_scales(self, rough_anomaly_map: Tensor, pixel_values: Tensor, text_embeds: Tensor) -> Tensor:
+        """The mean of the rough map and of those of the smaller `config.image_scales`: (batch_size, height, width)."""
+        patch_size, size = self.config.clip_config.vision_config.patch_size, pixel_values.shape[-2:]
+        maps = [rough_anomaly_map]
+        for scale in (scale for scale in self.config.image_scales if scale != 1):
+            smaller = torch.Size(max(1, round(scale * side / patch_size)) * patch_size for side in size)
+            resized = F.interpolate(pixel_values.float(), smaller, mode="bicubic", antialias=True)
+            logits = self._localize(self.get_feature_maps(resized.to(pixel_values.dtype)), text_embeds)
+            rough = self._rough_map(logits, smaller)
+            maps.append(F.interpolate(rough[:, None], size, mode="bilinear")[:, 0])
+        return torch.stack(maps).mean(dim=0)
+
     def _predict_masks(self, image_embeddings: Tensor, prompts: SamPrompts, num_regions: int) -> tuple[Tensor, Tensor]:
         """SAM's decoder on one image's prompts, in chunks: mask logits and predicted IoU, one row per region."""
         chunk = self.config.prompt_batch_size or (2 if image_embeddings.device.type == "cpu" else num_regions)
@@ -486,7 +498,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             reshaped_input_sizes: (batch_size, 2), (height, width) of the real content in `sam_pixel_values`.
             labels: (batch_size, any height, any width), 1 = defect, 0 = good, -100 = ignore.
             original_sizes: Not used; taken so that `model(**processor(...))` works.
-            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`.
+            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`: of one size, so that the map is of
+                that size alone, whatever `config.image_scales` is.
             image_embeddings: What `get_image_embeddings` gives, instead of `sam_pixel_values`.
             output_hidden_states: Whether to return CLIP's vision states: all, or those of the given layers.
             output_attentions: Whether to return CLIP's vision attention weights (eager attention only).
@@ -524,6 +537,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         # 3. Where is it? UMCI, or plain similarity
         logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
         rough_anomaly_map = self._rough_map(logits, size)  # (batch, height, width)
+        if pixel_values is not None and not self.training:
+            rough_anomaly_map = self._average_scales(rough_anomaly_map, pixel_values, text_embeds)
 
         # 4. What is its exact shape? MMR with SAM
         anomaly_map = rough_anomaly_map
