@@ -136,10 +136,13 @@ def measure_model(
     for sample in samples:
         inputs = processor(images=sample.image, **TENSORS)
         pixels, size = inputs["pixel_values"], inputs["reshaped_input_sizes"]
+        feature_maps = model.get_feature_maps(pixels)
         embeddings = model.get_image_embeddings(inputs["sam_pixel_values"])
         for suffix, texts in pairs.items():
-            plain = similarity(pixels, text_embeds=texts)
-            refined = model(pixels, text_embeds=texts, image_embeddings=embeddings, reshaped_input_sizes=size)
+            plain = similarity(feature_maps=feature_maps, text_embeds=texts)
+            refined = model(
+                feature_maps=feature_maps, text_embeds=texts, image_embeddings=embeddings, reshaped_input_sizes=size
+            )
             rows = (
                 ("similarity", plain.rough_anomaly_map, None),
                 ("rough", refined.rough_anomaly_map, model.config.binarize_threshold),

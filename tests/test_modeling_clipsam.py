@@ -571,7 +571,19 @@ def test_rough_map_is_the_mean_over_the_scales(make_model: Any, inputs: Inputs) 
     outputs = model(**inputs)
     assert_close(outputs.rough_anomaly_map, (whole.rough_anomaly_map + small) / 2)
     assert torch.equal(outputs.logits, whole.logits)
+    feature_maps = model.get_feature_maps(images)
+    assert [each.shape[-1] for each in feature_maps] == [TOKENS, TOKENS, 2, 2]
+    assert torch.equal(model(feature_maps=feature_maps, text_embeds=text).rough_anomaly_map, outputs.rough_anomaly_map)
+    assert torch.equal(model(feature_maps=feature_maps[:2], text_embeds=text).anomaly_map, whole.anomaly_map)
     assert (small - whole.rough_anomaly_map).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_stages_that_are_missing_raise(make_model: Any, inputs: Inputs, count: int) -> None:
+    model = make_model(image_scales=(0.5, 1.0))
+    feature_maps = model.get_feature_maps(inputs["pixel_values"])[:count]
+    with pytest.raises(ValueError, match=rf"must hold 2 stages, or 2 for each scale, but got {count} maps"):
+        model(feature_maps=feature_maps, text_embeds=inputs["text_embeds"])
 
 
 @torch.no_grad()
