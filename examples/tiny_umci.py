@@ -51,14 +51,9 @@ UNRELATED = (
 
 @dataclass(frozen=True)
 class UmciSettings:
-    """
-    Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase.
+    """Every choice of the stage. `schedule`: (last step, image side, batch size) of each phase."""
 
-    `image_size` and `image_scales` are those of the checkpoint; training has the sides of the schedule.
-    """
-
-    image_size: int = 512
-    image_scales: tuple[float, ...] = (0.375, 0.5, 0.75, 1.0)
+    image_size: int = 384
     feature_layers: tuple[int, ...] = ClipSettings.feature_layers[1:]
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
@@ -225,7 +220,6 @@ def train_head(
         sam_config=sam.config,
         feature_layers=settings.feature_layers,
         image_size=settings.image_size,
-        image_scales=settings.image_scales,
         umci_hidden_size=settings.umci_hidden_size,
         scale_sizes=settings.scale_sizes,
         head=settings.head,

@@ -115,13 +115,6 @@ def test_features_survive_up_to_bfloat16(build: Builder, images: TrainingImages)
     assert torch.equal(cache[1, 0][1], batch[1][1].to(torch.bfloat16))
 
 
-def test_smaller_scales_are_not_kept(build: Builder, images: TrainingImages) -> None:
-    build.model.config.image_scales = (0.5, 1.0)
-    with torch.no_grad():
-        stages = build.model.get_feature_maps(images.view(0).pixel_values[None])
-    assert len(stages) == 4 and len(build(images)[0, 0]) == 2
-
-
 def test_a_cached_step_has_nearly_the_loss_of_a_computed_one(build: Builder, images: TrainingImages) -> None:
     cache, views = build(images), [images.view(index) for index in range(5)]
     common = {

@@ -556,50 +556,6 @@ def test_rest_of_a_side_repeats_the_border(make_model: Any, inputs: Inputs) -> N
     assert_close(wide[..., 32:], narrow[..., 31:].expand(-1, -1, 5))
 
 
-# --- several scales
-
-
-@torch.no_grad()
-def test_rough_map_is_the_mean_over_the_scales(make_model: Any, inputs: Inputs) -> None:
-    model, plain = make_model(image_scales=(0.55, 1.0)), make_model()
-    images, text = inputs["pixel_values"], inputs["text_embeds"]
-    # 0.55 of 32 pixels are 2.2 patches of 8: 2 patches
-    smaller = torch.nn.functional.interpolate(images, (16, 16), mode="bicubic", antialias=True)
-    small = plain(smaller, text_embeds=text).rough_anomaly_map
-    small = torch.nn.functional.interpolate(small[:, None], (SIDE, SIDE), mode="bilinear")[:, 0]
-    whole = plain(**inputs)
-    outputs = model(**inputs)
-    assert_close(outputs.rough_anomaly_map, (whole.rough_anomaly_map + small) / 2)
-    assert torch.equal(outputs.logits, whole.logits)
-    feature_maps = model.get_feature_maps(images)
-    assert [each.shape[-1] for each in feature_maps] == [TOKENS, TOKENS, 2, 2]
-    assert torch.equal(model(feature_maps=feature_maps, text_embeds=text).rough_anomaly_map, outputs.rough_anomaly_map)
-    assert torch.equal(model(feature_maps=feature_maps[:2], text_embeds=text).anomaly_map, whole.anomaly_map)
-    assert (small - whole.rough_anomaly_map).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_stages_that_are_missing_raise(make_model: Any, inputs: Inputs, count: int) -> None:
-    model = make_model(image_scales=(0.5, 1.0))
-    feature_maps = model.get_feature_maps(inputs["pixel_values"])[:count]
-    with pytest.raises(ValueError, match=rf"must hold 2 stages, or 2 for each scale, but got {count} maps"):
-        model(feature_maps=feature_maps, text_embeds=inputs["text_embeds"])
-
-
-@torch.no_grad()
-def test_a_scale_below_one_patch_is_one_patch(make_model: Any, inputs: Inputs) -> None:
-    outputs = make_model(image_scales=(0.01, 1.0))(torch.randn(2, 3, 8, 40), text_embeds=inputs["text_embeds"])
-    assert outputs.rough_anomaly_map.shape == (2, 8, 40) and torch.isfinite(outputs.rough_anomaly_map).all()
-
-
-def test_a_training_step_sees_one_scale(make_model: Any, inputs: Inputs) -> None:
-    model = make_model(image_scales=(0.5, 1.0)).train()
-    calls = count_calls(model.clip.vision_model)
-    labels = torch.ones(2, SIDE, SIDE)
-    assert_close(model(**inputs, labels=labels).loss, make_model()(**inputs, labels=labels).loss)
-    assert calls == [2]
-
-
 # --- precision, attention, devices
 
 

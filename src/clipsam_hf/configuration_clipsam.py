@@ -83,8 +83,6 @@ class ClipSamConfig(PreTrainedConfig):
             counted from 1, whose outputs (before the post layer norm, class token dropped) are used. [M .8][L]
         image_size (`int`, defaults to 518): Side of the square that a photograph is squashed to for CLIP, in
             pixels; a multiple of CLIP's patch size. [L]
-        image_scales (`tuple[float]`, defaults to `(1.0,)`): Shares of `image_size`, 1 among them, at which CLIP sees
-            the photograph; the rough map is the mean of theirs. A training step sees it at 1 alone. [D]
         localizer (`"umci"` or `"similarity"`, defaults to `"umci"`): What makes the rough map: the trained UMCI
             [S], or the similarity of CLIP's patch tokens to the two texts, which needs no training. [D][L]
         umci_hidden_size (`int`, defaults to 256): Width of UMCI. [D]
@@ -158,7 +156,6 @@ class ClipSamConfig(PreTrainedConfig):
 
     feature_layers: list[int] | tuple[int, ...] = (6, 12, 18, 24)
     image_size: int = 518
-    image_scales: list[float | int] | tuple[float | int, ...] = (1.0,)
     localizer: Literal["umci", "similarity"] = "umci"
 
     umci_hidden_size: int = 256
@@ -256,9 +253,6 @@ class ClipSamConfig(PreTrainedConfig):
                 f"`image_size` ({self.image_size}) must be a multiple of `clip_config.vision_config.patch_size`"
                 f" ({vision_config.patch_size})."
             )
-        scales = tuple(self.image_scales)
-        if 1 not in scales or len(set(scales)) != len(scales) or any(not 0 < scale <= 1 for scale in scales):
-            raise ValueError(f"`image_scales` must be distinct shares in (0, 1], 1 among them, but got {scales}.")
         weights = self.stage_loss_weights
         if weights is not None:
             if len(weights) != len(layers):

@@ -408,7 +408,6 @@ def _describe(
             "auxiliary_dataset": config.auxiliary_dataset,
             "localizer": config.localizer,
             "image_size": config.image_size,
-            "image_scales": list(config.image_scales),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
         "maps": options.map_names,

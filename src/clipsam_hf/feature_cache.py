@@ -377,9 +377,7 @@ def _compute(
     )
     model.clip.eval()
     for pixel_values in loader:
-        # the smaller scales that follow are for prediction, a training step sees none of them
-        own = model.get_feature_maps(pixel_values.to(model.device))[: len(model.config.feature_layers)]
-        stages = torch.stack(own, dim=1)
+        stages = torch.stack(model.get_feature_maps(pixel_values.to(model.device)), dim=1)
         yield from stages.to(torch.bfloat16).cpu().contiguous()  # (batch, num_stages, hidden, height, width)
 
 

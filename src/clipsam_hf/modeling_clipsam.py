@@ -38,7 +38,7 @@ class ClipSamOutput(ModelOutput):
     Args:
         loss (`torch.Tensor` of shape `(1,)`, *optional*): Focal plus dice, if `labels` are given.
         logits (`torch.Tensor` of shape `(batch_size, num_stages, 2, height, width)`): Per stage, on CLIP's token
-            grid of `pixel_values`, order [normal, abnormal].
+            grid, order [normal, abnormal].
         rough_anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): CLIP's map at the size of
             `pixel_values`, float32 in [0, 1].
         anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): The final map, float32 in [0, 1]: refined
@@ -240,10 +240,6 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         if self.config.freeze_backbones:
             self.clip.requires_grad_(False)
 
-    @property
-    def _patch_size(self) -> int:
-        return int(self.config.clip_config.vision_config.patch_size)
-
     def _backbone_grad(self) -> torch.autograd.grad_mode.set_grad_enabled:
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbones)
 
@@ -302,23 +298,10 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             pixel_values: (batch_size, 3, height, width), any size of at least one patch.
 
         Returns:
-            Per stage (batch_size, hidden_size, height / patch_size, width / patch_size), sizes rounded down. With
-            several `config.image_scales`, and not in training, the stages of each smaller one follow, in their order.
+            Per stage (batch_size, hidden_size, height / patch_size, width / patch_size), sizes rounded down.
         """
         vision_outputs = self._encode_image(pixel_values)
-        feature_maps = self._to_feature_maps(vision_outputs.hidden_states, pixel_values.shape[-2:])
-        return (*feature_maps, *self._get_smaller_feature_maps(pixel_values))
-
-    def _get_smaller_feature_maps(self, pixel_values: Tensor) -> list[Tensor]:
-        """CLIP's stages of the images at the smaller of `config.image_scales`; none in a training step."""
-        patch_size, whole, feature_maps = self._patch_size, pixel_values.shape[-2:], list[Tensor]()
-        for scale in () if self.training else self.config.image_scales:
-            if scale == 1:
-                continue
-            size = torch.Size(max(1, round(scale * side / patch_size)) * patch_size for side in whole)
-            resized = F.interpolate(pixel_values.float(), size, mode="bicubic", antialias=True).to(pixel_values.dtype)
-            feature_maps += self._to_feature_maps(self._encode_image(resized).hidden_states, size)
-        return feature_maps
+        return self._to_feature_maps(vision_outputs.hidden_states, pixel_values.shape[-2:])
 
     def get_image_embeddings(self, sam_pixel_values: Tensor) -> Tensor:
         """Computes SAM's image embeddings, the part of the refinement that can be cached.
@@ -341,7 +324,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             )
 
     def _to_feature_maps(self, hidden_states: tuple[Tensor, ...], size: torch.Size) -> tuple[Tensor, ...]:
-        grid = (size[0] // self._patch_size, size[1] // self._patch_size)
+        patch_size = self.config.clip_config.vision_config.patch_size
+        grid = (size[0] // patch_size, size[1] // patch_size)
         stages = [hidden_states[layer][:, 1:] for layer in self.config.feature_layers]  # (batch, tokens, hidden)
         return tuple(stage.transpose(1, 2).unflatten(2, grid) for stage in stages)  # (batch, hidden, height, width)
 
@@ -367,7 +351,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         """Bilinear upsampling, softmax, mean over the stages: (batch_size, *size) in [0, 1]."""
         # With two classes the softmax is the sigmoid of the difference, and interpolation is linear in it
         difference = logits[:, :, 1] - logits[:, :, 0]  # (batch, num_stages, height, width)
-        covered = (logits.shape[-2] * self._patch_size, logits.shape[-1] * self._patch_size)
+        patch_size = self.config.clip_config.vision_config.patch_size
+        covered = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
         rough = F.interpolate(difference, covered, mode="bilinear").sigmoid().mean(dim=1)  # (batch, *covered)
         # CLIP ignores the rest of a side that is no multiple of the patch size: its border value is repeated there
         return F.pad(rough, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
@@ -501,8 +486,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             reshaped_input_sizes: (batch_size, 2), (height, width) of the real content in `sam_pixel_values`.
             labels: (batch_size, any height, any width), 1 = defect, 0 = good, -100 = ignore.
             original_sizes: Not used; taken so that `model(**processor(...))` works.
-            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`; its first stages alone give the map
-                of the images' own size alone.
+            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`.
             image_embeddings: What `get_image_embeddings` gives, instead of `sam_pixel_values`.
             output_hidden_states: Whether to return CLIP's vision states: all, or those of the given layers.
             output_attentions: Whether to return CLIP's vision attention weights (eager attention only).
@@ -525,31 +509,21 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("Give either `input_ids` or `text_embeds`: the sentences, or their embeddings.")
 
         # 2. CLIP's stages
-        vision_outputs, num_stages = None, len(self.config.feature_layers)
+        vision_outputs = None
         if feature_maps is None and pixel_values is not None:
             vision_outputs = self._encode_image(pixel_values, output_attentions=bool(output_attentions))
             size = pixel_values.shape[-2:]
             feature_maps = self._to_feature_maps(vision_outputs.hidden_states, size)
-            feature_maps = (*feature_maps, *self._get_smaller_feature_maps(pixel_values))
         elif feature_maps is not None and pixel_values is None:
-            if len(feature_maps) == 0 or len(feature_maps) % num_stages:
-                expected = f"{num_stages} stages, or {num_stages} for each scale"
-                raise ValueError(f"`feature_maps` must hold {expected}, but got {len(feature_maps)} maps.")
-            size = torch.Size(self._patch_size * side for side in feature_maps[0].shape[-2:])
+            patch_size = self.config.clip_config.vision_config.patch_size
+            size = torch.Size(patch_size * side for side in feature_maps[0].shape[-2:])
         else:
             raise ValueError("Give either `pixel_values` or `feature_maps`: the images, or CLIP's stages of them.")
         text_embeds = text_embeds.to(feature_maps[0].device).expand(len(feature_maps[0]), -1, -1)
 
         # 3. Where is it? UMCI, or plain similarity
-        logits, *smaller = [
-            self._localize(feature_maps[first : first + num_stages], text_embeds)
-            for first in range(0, len(feature_maps), num_stages)
-        ]  # per scale (batch, num_stages, 2, grid_height, grid_width)
-        rough_maps = [self._rough_map(logits, size)]
-        for each in smaller:
-            seen = self._rough_map(each, torch.Size(self._patch_size * side for side in each.shape[-2:]))
-            rough_maps.append(F.interpolate(seen[:, None], size, mode="bilinear")[:, 0])
-        rough_anomaly_map = torch.stack(rough_maps).mean(dim=0)  # (batch, height, width)
+        logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
+        rough_anomaly_map = self._rough_map(logits, size)  # (batch, height, width)
 
         # 4. What is its exact shape? MMR with SAM
         anomaly_map = rough_anomaly_map
