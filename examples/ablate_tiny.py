@@ -74,7 +74,7 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
         "merge": "anomaly_weighted",
     },
     "points, soft": {"prompt_type": "points", "mask_fusion": "soft"},
-    **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
+    **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)},
 }
 SIZES = (192, 256, 384, 512)
 SEVERAL_SIZES = ((256, 384), (192, 256, 384), (256, 384, 512), (192, 256, 384, 512))
