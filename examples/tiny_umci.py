@@ -66,7 +66,6 @@ class UmciSettings:
     present_kind: float = 0.33
     absent_kind: float = 0.07
     both_normal: float = 0.05
-    binarize_threshold: float = 0.8
     min_region_fraction: float = 32 / 256**2
     prompt_type: Literal["box_and_points", "box", "points"] = "points"
     mask_fusion: Literal["soft", "binary"] = "binary"

@@ -71,7 +71,7 @@ def finish(pool: ScenePool, arguments: argparse.Namespace) -> None:
 
     # all of it is training data: generated images, and whole photographs
     samples = [*generated_samples(pool, settings), *(each for found in photographs.values() for each in found)]
-    calibration = calibrate(model, processor, samples, binarize_threshold=settings.binarize_threshold)
+    calibration = calibrate(model, processor, samples)
     model.save_pretrained(folder / "clipsam-tiny")
     processor.save_pretrained(folder / "clipsam-tiny")
     record = {

@@ -97,18 +97,6 @@ def test_without_refinement_both_maps_have_one_threshold(
     assert trained.config.calibrated_refine is False
 
 
-def test_a_known_threshold_of_the_rough_map_is_kept(
-    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
-) -> None:
-    chosen = calibrate(trained, tiny_processor, SAMPLES, refine=False)
-    found = calibrate(trained, tiny_processor, SAMPLES, binarize_threshold=0.25, refine=False)
-
-    assert found.binarize_threshold == trained.config.binarize_threshold == 0.25
-    assert (found.mask_threshold, found.rough_f1) == (chosen.mask_threshold, chosen.rough_f1)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 1.5"):
-        calibrate(trained, tiny_processor, SAMPLES, binarize_threshold=1.5)
-
-
 def test_the_decision_finds_most_defects_for_the_fewest_false_alarms(
     trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
 ) -> None:

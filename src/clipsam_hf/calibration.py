@@ -16,7 +16,7 @@ from .data_samples import AnomalySample
 from .evaluation_predictor import PhotographReader, Predictor
 from .metrics import AnomalyMetrics, resize_mask
 from .modeling_clipsam import ClipSamForAnomalySegmentation
-from .processing_clipsam import ClipSamProcessor, check_threshold
+from .processing_clipsam import ClipSamProcessor
 from .rank_statistics import ExactScores, Ranks
 
 
@@ -63,7 +63,6 @@ def calibrate(
     samples: Sequence[AnomalySample],
     *,
     class_name: str | None = None,
-    binarize_threshold: float | None = None,
     refine: bool = True,
     batch_size: int = 1,
     num_workers: int = 0,
@@ -86,8 +85,6 @@ def calibrate(
         processor (`ClipSamProcessor`): the model's.
         samples (sequence of `AnomalySample`): the training set, such as an [`AnomalyFolder`].
         class_name (`str`, *optional*): what all photographs show; by default each sample's own word.
-        binarize_threshold (`float`, *optional*): the first threshold, in [0, 1], if it is known: a higher one prompts
-            SAM with the surest regions alone.
         refine (`bool`): whether the second and third thresholds hold for refined maps; `calibrated_refine` says it.
         batch_size (`int`): photographs per forward pass.
         num_workers (`int`): processes that read photographs.
@@ -98,20 +95,17 @@ def calibrate(
         [`Calibration`].
 
     Raises:
-        ValueError: if the head is not trained, there are no pixels of both kinds, or `binarize_threshold` is out of
-            range.
+        ValueError: if the head is not trained, or there are no pixels of both kinds.
         ImageReadError, OSError: if a file cannot be read.
     """
     if not model.head_is_trained:
         raise ValueError("The UMCI head of this model has random weights: train it, then calibrate.")
-    known = None if binarize_threshold is None else check_threshold(binarize_threshold)
     counter = _Counter(model, processor, samples, class_name, batch_size, num_workers, accelerator, show_progress)
     model.eval()
     config = model.config
     metrics, scores = counter.count("rough")
-    rough_f1, best = _best_pixel_threshold(metrics)
-    config.binarize_threshold = best if known is None else known
-    final_f1, config.mask_threshold = rough_f1, best
+    rough_f1, config.binarize_threshold = _best_pixel_threshold(metrics)
+    final_f1, config.mask_threshold = rough_f1, config.binarize_threshold
     if refine:
         metrics, scores = counter.count("refined")
         final_f1, config.mask_threshold = _best_pixel_threshold(metrics)
