@@ -74,7 +74,10 @@ MMR_VARIANTS: dict[str, dict[str, Any]] = {
         "merge": "anomaly_weighted",
     },
     "points, soft": {"prompt_type": "points", "mask_fusion": "soft"},
-    **{f"binarize_threshold {value}": {"binarize_threshold": value} for value in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)},
+    **{
+        f"binarize_threshold {value}": {"binarize_threshold": value}
+        for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    },
 }
 SIZES = (192, 256, 384, 512)
 SEVERAL_SIZES = ((256, 384), (192, 256, 384), (256, 384, 512), (192, 256, 384, 512))
@@ -381,12 +384,10 @@ def ablate_size(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     largest, results = max(SIZES), dict[str, Any]()
     subsets = [*((side,) for side in SIZES), *SEVERAL_SIZES]
     generated = bench.validation.batch(0, first=0, count=bench.num_images, size=largest)
-    sets = {"generated": ("object", generated)}
-    for folder in bench.folders:
-        batch = read_photographs(folder, largest)
-        sets[batch.words[0]] = (batch.words[0], batch)
-    for name, (class_name, batch) in sets.items():
-        text_embeds, scores = bench.texts(class_name), {sides: Scores() for sides in subsets}
+    photographs = [read_photographs(folder, largest) for folder in bench.folders]
+    for name, batch in {"generated": generated, **{batch.words[0]: batch for batch in photographs}}.items():
+        text_embeds = bench.texts("object" if batch is generated else name)
+        scores = {sides: Scores() for sides in subsets}
         for image, mask in zip(tqdm(batch.images, desc=name, disable=None), batch.masks.numpy(), strict=True):
             maps = {}
             for side in SIZES:
