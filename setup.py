@@ -67,7 +67,7 @@ setup(
     keywords="anomaly-segmentation zero-shot clip sam transformers pytorch industrial-inspection",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"clipsam_hf": ["py.typed", "model_card_template.md", "checkpoints/**/*"]},
+    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "checkpoints/**/*"]},
     entry_points={"console_scripts": ["clipsam = clipsam_hf.cli:main"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,

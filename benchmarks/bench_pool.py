@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "clipsam_tiny"))
 
 import torch  # noqa: E402
 from synthetic import SyntheticImages  # noqa: E402

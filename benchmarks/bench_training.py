@@ -27,11 +27,11 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTokenizer, SamCo
 
 from clipsam_hf.configuration_clipsam import CLIP_LARGE_336, ClipSamConfig
 from clipsam_hf.data import AnomalySample
-from clipsam_hf.feature_cache import FeatureCache
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
-from clipsam_hf.training_batches import TrainingBatches
-from clipsam_hf.training_data import TrainingImages
+from clipsam_hf.training.batches import TrainingBatches
+from clipsam_hf.training.features import FeatureCache
+from clipsam_hf.training.views import TrainingImages
 
 
 WHAT = {"computed": "features computed in every step", "cached": "features from the cache"}

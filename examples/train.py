@@ -38,15 +38,15 @@ from clipsam_hf import (
     ClipSamProcessor,
     ZeroShotAnomalySegmentationPipeline,
 )
-from clipsam_hf.calibration import calibrate
-from clipsam_hf.data_layouts import KNOWN_COUNTS, LAYOUTS
+from clipsam_hf.cards.card import build_card
+from clipsam_hf.data.layouts import KNOWN_COUNTS, LAYOUTS
 from clipsam_hf.evaluation import EvaluationOptions, evaluate
-from clipsam_hf.feature_cache import FeatureCache
-from clipsam_hf.model_card import build_card
 from clipsam_hf.training import SCHEDULES, TrainingInterruptedError, train_umci
-from clipsam_hf.training_batches import TrainingBatches
-from clipsam_hf.training_checkpoints import TrainingState, load_trained, newest_checkpoint, read_state
-from clipsam_hf.training_data import TrainingImages
+from clipsam_hf.training.batches import TrainingBatches
+from clipsam_hf.training.calibration import calibrate
+from clipsam_hf.training.checkpoints import TrainingState, load_trained, newest_checkpoint, read_state
+from clipsam_hf.training.features import FeatureCache
+from clipsam_hf.training.views import TrainingImages
 
 
 __all__ = ["main", "parse_args"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsam_hf.calibration import Calibration, calibrate
 from clipsam_hf.data import AnomalySample
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
+from clipsam_hf.training.calibration import Calibration, calibrate
 
 
 def sample(number: int, label: int) -> AnomalySample:

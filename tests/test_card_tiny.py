@@ -14,7 +14,7 @@ import pytest
 from evaluate_tiny import CHECKPOINT
 
 from clipsam_hf import ClipSamForAnomalySegmentation
-from clipsam_hf.evaluation_store import fingerprint
+from clipsam_hf.files import fingerprint
 
 
 STAGES = {"clip": {"schedule": [[10, 128, 4], [12, 256, 2]]}, "umci": {"schedule": [[5, 128, 3]]}}

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 import clipsam_hf
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor, cli
-from clipsam_hf.evaluation_report import FILE_NAMES
+from clipsam_hf.evaluation.report import FILE_NAMES
 
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clipsam_hf.data import AnomalyDataset, AnomalyFolder, AnomalySample, load_mask
-from clipsam_hf.data_layouts import KNOWN_COUNTS, LAYOUTS, VISA_TOTALS, detect_layout
+from clipsam_hf.data.layouts import KNOWN_COUNTS, LAYOUTS, VISA_TOTALS, detect_layout
 from clipsam_hf.image_loading import ImageReadError
 
 
@@ -733,7 +733,7 @@ def test_parquet_has_no_path_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_parquet_is_split_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipsam_hf.data._SHARD_BYTES", 1)
+    monkeypatch.setattr("clipsam_hf.data.folders._SHARD_BYTES", 1)
     read(write_visa_raw(tmp_path / "visa")).save_parquet(tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out" / "data").iterdir())
     assert names == ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet"]

@@ -22,7 +22,7 @@ from test_training import batch_of_step
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import TrainingInterruptedError, train_umci
-from clipsam_hf.training_checkpoints import load_trained, newest_checkpoint, read_state
+from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
 
 
 CONFIGURATIONS = Path(__file__).parents[1] / "examples" / "accelerate"
@@ -126,7 +126,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(
 def test_a_process_that_cannot_write_stops_both(
     tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipsam_hf import training_checkpoints
+    from clipsam_hf.training import checkpoints as training_checkpoints
 
     write = training_checkpoints._write
 

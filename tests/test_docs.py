@@ -20,13 +20,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     path.relative_to(ROOT).as_posix()
-    for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/*.md"))]
+    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "recipes/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
 ]
 # A block that cannot be run, because it needs the Hub, says so in a comment above it; it must still compile.
 PYTHON_BLOCK = re.compile(
     r"(?P<comment><!-- not run: .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+
+EVALUATE_MODULES = "clipsam_hf.metrics.evaluate_modules."
 
 SETUP = [
     "python3.11 -m venv --without-pip .venv &&",
@@ -105,11 +108,21 @@ def test_links_of_document_lead_to_files(document: str) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("name", sorted(module.name for module in pkgutil.iter_modules(clipsam_hf.__path__)))
+def module_names() -> list[str]:
+    """Every module of the package, those of its packages too; the modules for `evaluate` are data to this one."""
+    modules = pkgutil.walk_packages(clipsam_hf.__path__, "clipsam_hf.")
+    return sorted(module.name for module in modules if not module.name.startswith(EVALUATE_MODULES))
+
+
+def test_modules_of_packages_are_walked() -> None:
+    assert {"clipsam_hf.cli", "clipsam_hf.metrics.ranks", "clipsam_hf.evaluation.run"} <= set(module_names())
+
+
+@pytest.mark.parametrize("name", module_names())
 def test_examples_in_docstrings_are_true(name: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Examples may use `folder`, a checkpoint, and `photograph`, a PIL image."""
     monkeypatch.chdir(tiny_checkpoint.parent)
-    module = importlib.import_module(f"clipsam_hf.{name}")
+    module = importlib.import_module(name)
     given = {"folder": tiny_checkpoint, "photograph": photograph()}
     result = doctest.testmod(module, extraglobs=given, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

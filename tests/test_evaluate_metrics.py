@@ -8,8 +8,8 @@ import evaluate
 import numpy as np
 import pytest
 
-from clipsam_hf.evaluate_metrics import METRIC_NAMES, metric_path
 from clipsam_hf.metrics import AnomalyMetrics
+from clipsam_hf.metrics.evaluate_modules import METRIC_NAMES, metric_path
 
 
 @pytest.fixture(scope="module")

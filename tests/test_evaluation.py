@@ -18,15 +18,9 @@ from PIL import Image
 from clipsam_hf import AnomalyMetrics, ClipSamForAnomalySegmentation, ClipSamProcessor
 from clipsam_hf.data import AnomalyDataset, AnomalyFolder
 from clipsam_hf.evaluation import EvaluationOptions, check_output, evaluate
-from clipsam_hf.evaluation_report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ResultRow
-from clipsam_hf.evaluation_store import (
-    Embedding,
-    EmbeddingCache,
-    StateFolder,
-    describe_differences,
-    fingerprint,
-    open_atomically,
-)
+from clipsam_hf.evaluation.report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ResultRow
+from clipsam_hf.evaluation.state import Embedding, EmbeddingCache, StateFolder
+from clipsam_hf.files import describe_differences, fingerprint, open_atomically
 from clipsam_hf.metrics import resize_mask
 from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 

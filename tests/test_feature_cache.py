@@ -24,11 +24,11 @@ from safetensors.torch import load_file, safe_open, save_file
 from transformers.utils import logging as library_logging
 
 from clipsam_hf.data import AnomalySample
-from clipsam_hf.feature_cache import FeatureCache
 from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
-from clipsam_hf.training_data import TrainingImages
+from clipsam_hf.training.features import FeatureCache
+from clipsam_hf.training.views import TrainingImages
 
 
 # Of the tiny model: two stages of 32 channels on 4 x 4 tokens, two bytes each

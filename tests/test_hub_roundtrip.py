@@ -26,7 +26,7 @@ from clipsam_hf import (
     ClipSamProcessor,
     ZeroShotAnomalySegmentationPipeline,
 )
-from clipsam_hf.model_card import build_card
+from clipsam_hf.cards.card import build_card
 from clipsam_hf.publishing_clipsam import CODE_FILES, CODE_REFERENCES
 
 

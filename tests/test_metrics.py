@@ -16,7 +16,7 @@ from reference_metrics import brute_force_aupro, linear_loop_aupro, region_recal
 from scipy import ndimage, special
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-import clipsam_hf.rank_statistics as rank_statistics
+import clipsam_hf.metrics.ranks as rank_statistics
 from clipsam_hf.metrics import AnomalyMetrics, format_results, resize_mask
 
 

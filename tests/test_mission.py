@@ -20,8 +20,8 @@ from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 from typer.main import get_command
 
 from clipsam_hf import ClipSamProcessor
+from clipsam_hf.cards.card import FIGURES
 from clipsam_hf.cli import app
-from clipsam_hf.model_card import FIGURES
 
 
 ROOT = Path(__file__).parents[1]

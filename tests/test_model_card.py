@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
-from clipsam_hf.evaluation_store import fingerprint
-from clipsam_hf.model_card import FIGURES, build_card
+from clipsam_hf.cards.card import FIGURES, build_card
+from clipsam_hf.files import fingerprint
 from clipsam_hf.publishing_clipsam import TASK
 
 

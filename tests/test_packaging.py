@@ -140,6 +140,6 @@ def test_citation_names_the_version() -> None:
 
 def test_every_source_file_names_its_licence() -> None:
     header = "# SPDX-FileCopyrightText: 2026 The clipsam_hf authors\n# SPDX-License-Identifier: Apache-2.0\n"
-    folders = ("src", "examples", "benchmarks", "tests")
+    folders = ("src", "examples", "recipes", "benchmarks", "tests")
     files = [ROOT / "setup.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
     assert [path.name for path in files if not path.read_text(encoding="utf-8").startswith(header)] == []

@@ -20,7 +20,7 @@ from transformers import get_scheduler
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import TrainingInterruptedError, schedule, train_umci, trained_parameters
-from clipsam_hf.training_batches import FunctionBatches
+from clipsam_hf.training.batches import FunctionBatches
 
 
 def batch_of_step(step: int) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
-from clipsam_hf.training_batches import FunctionBatches, TrainingBatches, draw_order
-from clipsam_hf.training_data import TrainingImages
+from clipsam_hf.training.batches import FunctionBatches, TrainingBatches, draw_order
+from clipsam_hf.training.views import TrainingImages
 
 
 def sample(path: Path, number: int) -> AnomalySample:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from clipsam_hf import training_checkpoints
+from clipsam_hf.training import checkpoints as training_checkpoints
 from clipsam_hf.training import train_umci
-from clipsam_hf.training_checkpoints import load_trained, newest_checkpoint, read_state
+from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
 
 
 class KilledError(BaseException):

@@ -16,7 +16,7 @@ from PIL import Image
 from clipsam_hf.data import AnomalyFolder, AnomalySample
 from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.processing_clipsam import ClipSamProcessor
-from clipsam_hf.training_data import TrainingImages
+from clipsam_hf.training.views import TrainingImages
 
 
 SIZE = 32

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_training_script import backbones, write_set
 
-from clipsam_hf.training_checkpoints import newest_checkpoint, read_state
+from clipsam_hf.training.checkpoints import newest_checkpoint, read_state
 
 
 __all__ = ["backbones"]

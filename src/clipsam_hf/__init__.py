@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_clipsam import ClipSamConfig
-from .data import AnomalyFolder
+from .data.folders import AnomalyFolder
 from .image_loading import ImageReadError
-from .metrics import AnomalyMetrics
+from .metrics.anomaly import AnomalyMetrics
 from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, ClipSamPreTrainedModel
 from .pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 from .processing_clipsam import ClipSamProcessor

@@ -21,10 +21,10 @@ from transformers.utils import logging
 from typer import Argument, Option
 
 from . import EMBEDDED_CHECKPOINT, __version__
-from .data import AnomalyFolder
-from .evaluation import REFINEMENT_FIELDS, EvaluationOptions, check_output
-from .evaluation import evaluate as run_evaluation
-from .evaluation_report import FILE_NAMES
+from .data.folders import AnomalyFolder
+from .evaluation.report import FILE_NAMES
+from .evaluation.run import REFINEMENT_FIELDS, EvaluationOptions, check_output
+from .evaluation.run import evaluate as run_evaluation
 from .modeling_clipsam import ClipSamForAnomalySegmentation
 from .processing_clipsam import ClipSamProcessor
 

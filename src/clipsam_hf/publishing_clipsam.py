@@ -168,7 +168,7 @@ def push(
         save (`Callable[[str], Any]`): Saves to a folder.
         repo_id (`str`): Name of the repository, `"organisation/name"`; it is made if there is none.
         config (`PreTrainedConfig`, *optional*): For the card that a new repository gets if none is given.
-        card (`ModelCard`, *optional*): The card, such as `clipsam_hf.model_card.build_card` makes. By default the one
+        card (`ModelCard`, *optional*): The card, such as `clipsam_hf.cards.card.build_card` makes. By default the one
             that the repository has stays.
         tags (`Sequence[str]`, *optional*): Further tags of the card.
         private (`bool`, *optional*): Whether a new repository is private.

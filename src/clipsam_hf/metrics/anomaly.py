@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage
 
-from .rank_statistics import ExactScores, ScoreHistogram, figures_of, intervals_of
+from .ranks import ExactScores, ScoreHistogram, figures_of, intervals_of
 
 
 __all__ = ["MASK_RULES", "REGION_SIZES", "AnomalyMetrics", "MetricResults", "format_results", "resize_mask"]

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the images of a data set to the model's rough and refined maps, with SAM's embeddings kept if wanted."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .data import AnomalyDataset, AnomalyFolder
-from .evaluation_store import Embedding, EmbeddingCache, fingerprint
-from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput
-from .processing_clipsam import ClipSamProcessor
-from .refinement_clipsam import score_map
+from ..data.folders import AnomalyDataset, AnomalyFolder
+from ..files import digest_pixels, fingerprint
+from ..modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput
+from ..processing_clipsam import ClipSamProcessor
+from ..refinement_clipsam import score_map
+from .state import Embedding, EmbeddingCache
 
 
 __all__ = ["Photograph", "PhotographReader", "Predictor", "open_cache"]
@@ -58,7 +58,7 @@ class PhotographReader(Dataset):
         image = sample.load_image()
         key, embedding = "", None
         if self.refine and self.cache is not None:
-            key = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+            key = digest_pixels(image)
             embedding = self.cache.load(key)
         needs_sam = self.refine and embedding is None
         features = self.processor(images=image, return_sam_inputs=needs_sam, return_tensors="pt")

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from .data_layouts import DEFECT, GOOD
-from .image_loading import ImageReadError, load_rgb
+from ..image_loading import ImageReadError, load_rgb
+from .layouts import DEFECT, GOOD
 
 
 LABELS = (GOOD, "anomalous")

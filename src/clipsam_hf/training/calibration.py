@@ -12,12 +12,12 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .data_samples import AnomalySample
-from .evaluation_predictor import PhotographReader, Predictor
-from .metrics import AnomalyMetrics, resize_mask
-from .modeling_clipsam import ClipSamForAnomalySegmentation
-from .processing_clipsam import ClipSamProcessor
-from .rank_statistics import ExactScores, Ranks
+from ..data.samples import AnomalySample
+from ..evaluation.predictor import PhotographReader, Predictor
+from ..metrics.anomaly import AnomalyMetrics, resize_mask
+from ..metrics.ranks import ExactScores, Ranks
+from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from ..processing_clipsam import ClipSamProcessor
 
 
 __all__ = ["Calibration", "calibrate"]

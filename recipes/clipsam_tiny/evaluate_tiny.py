@@ -3,7 +3,7 @@
 """
 Measure a finished checkpoint on the held-out generated set, beside floors that need no training.
 
-    python examples/evaluate_tiny.py --num_threads 2
+    python recipes/clipsam_tiny/evaluate_tiny.py --num_threads 2
 
 Nothing is chosen on this set, except the best window of each floor, which favours the floors.
 """
@@ -24,6 +24,7 @@ from synthetic import Sample
 from synthetic_heldout import CHECKSUM, NUM_IMAGES, SEED, SIZE, checksum, heldout_images
 from torch.nn import functional as F
 
+from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
@@ -31,7 +32,7 @@ from clipsam_hf.processing_clipsam import ClipSamProcessor
 
 __all__ = ["Scores", "build_similarity", "embed_texts", "main"]
 
-CHECKPOINT = Path(__file__).resolve().parents[1] / "src" / "clipsam_hf" / "checkpoints" / "clipsam-tiny"
+CHECKPOINT = EMBEDDED_CHECKPOINT
 CLASS_NAME = "object"
 LEVELS = 65_536
 LARGEST_LOGIT = 28.0

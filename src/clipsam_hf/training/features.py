@@ -8,7 +8,6 @@ there. So an interrupted build goes on where it stopped, and what is damaged or 
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -26,9 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
-from .evaluation_store import fingerprint, open_atomically
-from .modeling_clipsam import ClipSamForAnomalySegmentation
-from .training_data import TrainingImages
+from ..files import digest_json, digest_tensors, fingerprint, open_atomically
+from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from .views import TrainingImages
 
 
 __all__ = ["FeatureCache"]
@@ -223,11 +222,11 @@ class _Shard(NamedTuple):
             tensors = {str(image): file.get_tensor(str(image)) for image in self.images}
         except SafetensorError as error:
             return f"damaged ({error})"
-        return None if file.metadata().get("checksum") == _checksum(tensors) else "damaged (its checksum differs)"
+        return None if file.metadata().get("checksum") == digest_tensors(tensors) else "damaged (its checksum differs)"
 
     def save(self, feature_maps: Sequence[Tensor]) -> None:
         tensors = {str(image): stages for image, stages in zip(self.images, feature_maps, strict=True)}
-        metadata = {"key": self.key, "checksum": _checksum(tensors)}
+        metadata = {"key": self.key, "checksum": digest_tensors(tensors)}
         with open_atomically(self.path) as file:
             file.write(save(tensors, metadata))
 
@@ -274,7 +273,7 @@ def _cut(folder: Path, index: Mapping[str, Any]) -> list[_Shard]:
     for view, digests in enumerate(index["views"]):
         for number, first in enumerate(range(0, len(digests), step)):
             content = [index["format"], index["model"], digests[first : first + step]]
-            key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+            key = digest_json(content)
             images = range(first, min(first + step, len(digests)))
             shards.append(_Shard(_name_shard(folder, view, number), key, view, images))
     return shards
@@ -379,11 +378,3 @@ def _compute(
     for pixel_values in loader:
         stages = torch.stack(model.get_feature_maps(pixel_values.to(model.device)), dim=1)
         yield from stages.to(torch.bfloat16).cpu().contiguous()  # (batch, num_stages, hidden, height, width)
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .evaluation_store import fingerprint
-from .training_batches import BatchFunction, BatchSource, FunctionBatches, ShareOfBatch
-from .training_checkpoints import CheckpointFolder, newest_checkpoint
+from ..files import fingerprint
+from .batches import BatchFunction, BatchSource, FunctionBatches, ShareOfBatch
+from .checkpoints import CheckpointFolder, newest_checkpoint
 
 
 __all__ = ["SCHEDULES", "TrainingInterruptedError", "schedule", "train_umci", "trained_parameters"]

@@ -13,20 +13,20 @@ from typing import Any
 from huggingface_hub import CommitInfo, EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
-from .data_layouts import KNOWN_COUNTS
-from .evaluation_report import ALL_KINDS, MEAN
-from .evaluation_store import fingerprint
-from .image_loading import ImageInput
-from .modeling_clipsam import ClipSamForAnomalySegmentation
-from .pipeline_clipsam import ZeroShotAnomalySegmentationPipeline
-from .processing_clipsam import ClipSamProcessor
-from .publishing_clipsam import CARD_METADATA, public_base_models, push
-from .visualization import overlay
+from ..data.layouts import KNOWN_COUNTS
+from ..evaluation.report import ALL_KINDS, MEAN
+from ..files import fingerprint
+from ..image_loading import ImageInput
+from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from ..pipeline_clipsam import ZeroShotAnomalySegmentationPipeline
+from ..processing_clipsam import ClipSamProcessor
+from ..publishing_clipsam import CARD_METADATA, public_base_models, push
+from ..visualization import overlay
 
 
 __all__ = ["ClipSamCard", "build_card"]
 
-TEMPLATE = Path(__file__).with_name("model_card_template.md")
+TEMPLATE = Path(__file__).with_name("template.md")
 PICTURE_NAME = "example.png"
 
 FIGURES = {

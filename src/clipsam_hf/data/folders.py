@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from transformers.utils import logging
 
-from .data_layouts import (
+from ..image_loading import ImageReadError
+from .layouts import (
     CLASS_NAMES,
     GOOD,
     GOOD_NAMES,
@@ -27,8 +28,7 @@ from .data_layouts import (
     list_entries,
     name_some,
 )
-from .data_samples import LABELS, AnomalySample, load_mask
-from .image_loading import ImageReadError
+from .samples import LABELS, AnomalySample, load_mask
 
 
 if TYPE_CHECKING:

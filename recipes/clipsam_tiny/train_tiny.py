@@ -3,7 +3,8 @@
 """
 Train `clipsam-tiny`, the checkpoint inside the package, on generated images and pieces of real photographs.
 
-    python examples/train_tiny.py --data_dir road --data_dir cookie --data_dir ball_screw --output_dir runs/tiny
+    python recipes/clipsam_tiny/train_tiny.py --data_dir road --data_dir cookie \
+        --data_dir ball_screw --output_dir runs/tiny
 
 The stages "clip" and "sam" do not need each other and may run side by side; both need "pool", and "umci" needs all. A
 stage that was interrupted goes on where it stopped when the same command is given again. The result is the folder
@@ -26,8 +27,8 @@ from tiny_text import build_tokenizer
 from tiny_umci import UmciSettings, build_processor, generated_samples, train_head
 from transformers import CLIPModel, SamModel
 
-from clipsam_hf.calibration import calibrate
 from clipsam_hf.data import AnomalyFolder
+from clipsam_hf.training.calibration import calibrate
 
 
 __all__ = ["main"]

@@ -5,24 +5,22 @@
 Each file is written beside its place and then moved there, so whatever has its final name is complete.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
-from .metrics import AnomalyMetrics
+from ..files import describe_differences, open_atomically
+from ..metrics.anomaly import AnomalyMetrics
 
 
-__all__ = ["Embedding", "EmbeddingCache", "StateFolder", "describe_differences", "fingerprint", "open_atomically"]
+__all__ = ["Embedding", "EmbeddingCache", "StateFolder"]
 
 
 class StateFolder:
@@ -135,7 +133,7 @@ class EmbeddingCache:
         model_key (`str`): what the embeddings depend on beside the photograph, such as `fingerprint` of SAM's encoder.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> cache = EmbeddingCache(tempfile.mkdtemp(), "some-sam")
         >>> cache.save("photograph", Embedding(torch.zeros(1, 2, 2), torch.tensor([4, 3])))
         >>> cache.load("photograph").reshaped_input_size.tolist(), cache.load("another")
@@ -170,85 +168,3 @@ class Embedding(NamedTuple):
 
     image_embedding: Tensor
     reshaped_input_size: Tensor
-
-
-def fingerprint(module: nn.Module, *settings: str) -> str:
-    """Identify weights by their content.
-
-    Args:
-        module (`nn.Module`): its parameters and buffers count, with their names, types and shapes.
-        settings (`str`): anything else that shall count.
-
-    Returns:
-        `str`: 16 hexadecimal digits of SHA-256.
-
-    Example:
-        >>> fingerprint(nn.Identity()), fingerprint(nn.Identity(), "another size")
-        ('4f53cda18c2baa0c', 'bc8de826fa46584d')
-    """
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # bfloat16 is unknown to numpy, its bytes are not
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def describe_differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List what differs between two nested dictionaries.
-
-    Args:
-        earlier (`Mapping[str, Any]`): the one before.
-        now (`Mapping[str, Any]`): the one now.
-        prefix (`str`): stands before each name.
-
-    Returns:
-        `list[str]`: one line per value that differs.
-
-    Example:
-        >>> describe_differences({"model": {"seed": 0}, "size": 518}, {"model": {"seed": 1}, "size": 518})
-        ['model.seed: 0 then, 1 now']
-    """
-    lines = []
-    for name in dict.fromkeys([*earlier, *now]):
-        old, new = earlier.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += describe_differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            lines.append(f"{prefix}{name}: {old!r} then, {new!r} now")
-    return lines
-
-
-@contextmanager
-def open_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes its place only when the block ends well; until then, what was there stays.
-
-    Args:
-        path (`Path`): the place; its folder must exist.
-
-    Returns:
-        `ContextManager[IO[bytes]]`: of the new file.
-
-    Raises:
-        OSError: if it cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "results.txt"
-        >>> with open_atomically(path) as file:
-        ...     _ = file.write(b"100.0")
-        ...     path.exists()
-        False
-        >>> path.read_text()
-        '100.0'
-    """
-    # Another process may write the same file
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -3,8 +3,8 @@
 """
 Write the card of `clipsam-tiny` from the files of its training and its measurements.
 
-    python examples/card_tiny.py runs/tiny/clipsam-tiny --training runs/tiny/training.json --heldout heldout.json \
-        --evaluation mtd/results.json --evaluation pavement/results.json
+    python recipes/clipsam_tiny/card_tiny.py runs/tiny/clipsam-tiny --training runs/tiny/training.json \
+        --heldout heldout.json --evaluation mtd/results.json --evaluation pavement/results.json
 
 Every figure of the card comes from these files or from the checkpoint itself.
 """
@@ -15,9 +15,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipsam_hf.evaluation_report import ALL_KINDS, MEAN
-from clipsam_hf.evaluation_store import fingerprint
-from clipsam_hf.model_card import FIGURES, ClipSamCard
+from clipsam_hf.cards.card import FIGURES, ClipSamCard
+from clipsam_hf.evaluation.report import ALL_KINDS, MEAN
+from clipsam_hf.files import fingerprint
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 

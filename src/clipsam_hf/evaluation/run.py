@@ -7,7 +7,6 @@ metrics collected from it. The figures come from these files in a fixed order, s
 run was interrupted or how many processes shared it.
 """
 
-import hashlib
 import os
 import platform
 import warnings
@@ -29,14 +28,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .data import AnomalyDataset, AnomalyFolder
-from .data_layouts import DEFECT, GOOD
-from .evaluation_predictor import Photograph, PhotographReader, Predictor, open_cache
-from .evaluation_report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ImageRow, ResultRow
-from .evaluation_store import StateFolder, fingerprint
-from .metrics import AnomalyMetrics, resize_mask
-from .modeling_clipsam import ClipSamForAnomalySegmentation
-from .processing_clipsam import ClipSamProcessor
+from ..data.folders import AnomalyDataset, AnomalyFolder
+from ..data.layouts import DEFECT, GOOD
+from ..files import digest_json, fingerprint
+from ..metrics.anomaly import AnomalyMetrics, resize_mask
+from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from ..processing_clipsam import ClipSamProcessor
+from .predictor import Photograph, PhotographReader, Predictor, open_cache
+from .report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ImageRow, ResultRow
+from .state import StateFolder
 
 
 __all__ = ["REFINEMENT_FIELDS", "EvaluationOptions", "check_output", "evaluate"]
@@ -386,7 +386,7 @@ def _describe(
             "images": len(examples),
             "abnormal_images": sum(example.kind != GOOD for example in examples),
             "limit_per_category": options.limit,
-            "list_sha256": hashlib.sha256(repr([tuple(example) for example in examples]).encode()).hexdigest()[:16],
+            "list_sha256": digest_json(examples)[:16],
         },
         "comparison": {
             "size": "native" if options.size is None else options.size,
@@ -404,7 +404,7 @@ def _describe(
             "name": model_name or config.name_or_path,
             "revision": getattr(config, "_commit_hash", None),
             "weights_sha256": fingerprint(model),
-            "processor_sha256": hashlib.sha256(processor.to_json_string().encode()).hexdigest()[:16],
+            "processor_sha256": digest_json(processor.to_json_string())[:16],
             "auxiliary_dataset": config.auxiliary_dataset,
             "localizer": config.localizer,
             "image_size": config.image_size,
@@ -427,7 +427,7 @@ def _describe_source(data: AnomalyFolder | AnomalyDataset) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     # Not at the top: the package may itself be importing this module
-    from . import __version__
+    from .. import __version__
 
     libraries = ("numpy", "pillow", "scipy", "torch", "transformers")
     return {

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .evaluation_store import open_atomically
+from ..files import open_atomically
 
 
 __all__ = ["ALL_KINDS", "FILE_NAMES", "MEAN", "EvaluationResults", "ImageRow", "ResultRow"]

@@ -7,7 +7,6 @@ and one across the end of an epoch takes its last and the next one's first image
 every image has the same weight.
 """
 
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..files import digest_tensors
+
 
 if TYPE_CHECKING:
-    from .feature_cache import FeatureCache
-    from .training_data import TrainingImages
+    from .features import FeatureCache
+    from .views import TrainingImages
 
 
 __all__ = ["BatchFunction", "BatchSource", "FunctionBatches", "ShareOfBatch", "TrainingBatches", "draw_order"]
@@ -158,13 +159,10 @@ class TrainingBatches:
         return [self.images.file_name(index) for index, _ in self.places(batch)]
 
     def describe(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for name in sorted(self.text_embeds):
-            digest.update(name.encode() + self.text_embeds[name].float().numpy().tobytes())
         return {
             "images": len(self.images),
             "images_sha256": self.images.digest[:16],
-            "texts_sha256": digest.hexdigest()[:16],
+            "texts_sha256": digest_tensors(self.text_embeds)[:16],
             "batch_size": self.batch_size,
             "seed": self.seed,
             "num_views": self.images.num_views,

@@ -11,16 +11,16 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .data_samples import AnomalySample
-from .image_loading import ImageReadError
-from .processing_clipsam import ClipSamProcessor
+from ..data.samples import AnomalySample
+from ..files import digest_file, digest_pixels
+from ..image_loading import ImageReadError
+from ..processing_clipsam import ClipSamProcessor
 
 
 __all__ = ["TrainingImages", "TrainingView"]
@@ -265,11 +265,11 @@ class TrainingImages:
         if index not in self._content_digests:
             sample = self.samples[index]
             if sample.image is None:
-                digest = _digest_file(sample.image_path)
+                digest = digest_file(sample.image_path)
             else:
                 with _naming(self.file_name(index)):
                     image = sample.load_image()
-                digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+                digest = digest_pixels(image)
             self._content_digests[index] = digest
         return self._content_digests[index]
 
@@ -278,8 +278,8 @@ class TrainingImages:
         if sample.mask is not None:
             with _naming(self.file_name(index)):
                 mask = sample.load_mask()
-            return hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).hexdigest()
-        return "" if sample.mask_path is None else f"{_digest_file(sample.mask_path)} > {sample.mask_threshold:g}"
+            return digest_pixels(mask)
+        return "" if sample.mask_path is None else f"{digest_file(sample.mask_path)} > {sample.mask_threshold:g}"
 
 
 def _check_integer(name: str, value: Any, *, least: int) -> int:
@@ -304,11 +304,6 @@ def _check_facts(facts: list[_Facts]) -> None:
         raise ValueError(f"None of the {len(facts)} images has a mask: there is no defect to learn from.")
     if without:
         warnings.warn(f"No image of {', '.join(map(repr, without))} has a defect.", stacklevel=3)
-
-
-def _digest_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

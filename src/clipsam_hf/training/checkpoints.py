@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from .evaluation_store import describe_differences
+from ..files import describe_differences
 
 
 __all__ = ["CheckpointFolder", "TrainingState", "load_trained", "newest_checkpoint", "read_state"]

@@ -3,8 +3,8 @@
 """
 Test the paper's claims on a `clipsam-tiny`: UMCI without each of its parts, MMR with other prompts, masks and merges.
 
-    python examples/ablate_tiny.py umci --model CHECKPOINT --pool POOL --validation_pool OTHER --photographs cookie \
-        --output_dir runs/ablations
+    python recipes/clipsam_tiny/ablate_tiny.py umci --model CHECKPOINT --pool POOL --validation_pool OTHER \
+        --photographs cookie --output_dir runs/ablations
 
 The parts: "umci" trains every variant anew on the frozen CLIP, from several seeds; "mmr" refines the checkpoint's own
 rough maps in other ways; "size" squashes images to other sides, one or several; "stages" takes some of CLIP's stages;

@@ -3,7 +3,7 @@
 """
 Measure maps that need no training on a data set: the floor that a model must be above before it claims anything.
 
-    python examples/floors.py cookie --size 400 --mask_resize nearest
+    python recipes/clipsam_tiny/floors.py cookie --size 400 --mask_resize nearest
 
 Each map is made of the photograph squashed to 256x256. Of the local contrasts the best is chosen on the very set that
 is reported, which favours the floor.
