@@ -7,18 +7,24 @@
 
 Without IMAGE the photograph is scikit-image's `brick` (CC0, part of its wheel: no download). This script draws a crack
 into it, always the same, so that the truth is known to the pixel and IoU and F1 can be told.
+
+Exit code 2 with one sentence: something that was given cannot be used. Nothing was computed then.
 """
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from safetensors import SafetensorError
 from transformers import pipeline
 
-import clipsam_hf  # noqa: F401 - registers the pipeline's task
+from clipsam_hf import EMBEDDED_CHECKPOINT, ClipSamForAnomalySegmentation  # the import registers the pipeline's task
 from clipsam_hf.image_loading import load_rgb
 from clipsam_hf.visualization import overlay, side_by_side
 
@@ -98,29 +104,61 @@ def report(name: str, result: dict[str, Any], seconds: float, truth: np.ndarray 
         print(f"  against the known truth: IoU {iou:.3f}, F1 {f1:.3f}")
 
 
-def parse_args() -> argparse.Namespace:
+def check_output(path: Path) -> None:
+    """Raise ValueError or OSError if no picture can be written there."""
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"--output must end in .png, .jpg or another format that Pillow writes, got {str(path)!r}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise OSError(f"--output must be a file in a folder that exists, got {str(path)!r}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OSError(f"--output cannot be written: {str(path)!r}.")
+
+
+def load_segmenter(model: str) -> Any:
+    """Load a pipeline that can predict, or raise OSError or ValueError."""
+    try:
+        # The library's overloads know its own tasks only
+        segmenter: Any = pipeline("zero-shot-anomaly-segmentation", model=model)  # type: ignore[call-overload]
+    except (OSError, SafetensorError, ValueError) as error:
+        # The library's message may be about the form of a name alone, or about the network
+        raise OSError(f"--model must be a folder or the name of a ClipSAM, got {model!r}: {error}") from error
+    if not isinstance(segmenter.model, ClipSamForAnomalySegmentation):
+        raise ValueError(f"--model must be a ClipSAM, but {model!r} is a {type(segmenter.model).__name__}.")
+    segmenter.model.check_trained()
+    return segmenter
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Find the defect on one photograph and write a picture of it.")
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="photograph; default: bricks with a drawn crack")
     parser.add_argument("--class-name", help='what the photograph shows; default: "object", or "brick pavement"')
-    parser.add_argument("--output", default="quickstart.png", help="picture to write (default: %(default)s)")
-    parser.add_argument("--model", help="folder or name of a ClipSAM model (default: the one inside the package)")
-    return parser.parse_args()
+    parser.add_argument(
+        "--output", type=Path, default="quickstart.png", help="picture to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        default=str(EMBEDDED_CHECKPOINT),
+        help="folder or name of a ClipSAM model (default: the one inside the package)",
+    )
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    args = parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
     truth = None
+    class_name = ("object" if args.image else "brick pavement") if args.class_name is None else args.class_name
     try:
+        check_output(args.output)
         if args.image is None:
             photograph, truth = draw_crack(brick_photograph())
         else:
             photograph = load_rgb(args.image, timeout=30)
+        segmenter = load_segmenter(args.model)
+        segmenter.processor(text=class_name)  # says what is wrong with a name
     except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"quickstart.py: {error}")
+        print(f"quickstart.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
-    # The library's overloads know its own tasks only.
-    segmenter: Any = pipeline("zero-shot-anomaly-segmentation", model=args.model)  # type: ignore[call-overload]
-    class_name = args.class_name or ("object" if args.image else "brick pavement")
     source = args.image or "bricks with a drawn crack"
     print(f"{source}: {photograph.height}x{photograph.width} (height x width), {class_name!r}, on {segmenter.device}")
 

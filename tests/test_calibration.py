@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from clipsam_hf.data import AnomalySample
+from clipsam_hf.inference_clipsam import ClipSamInference
+from clipsam_hf.metrics import AnomalyMetrics, resize_mask
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training.calibration import Calibration, calibrate
@@ -39,9 +41,7 @@ SAMPLES = [sample(number, label=number % 2) for number in range(6)]
 
 @pytest.fixture
 def trained(tiny_model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalySegmentation:
-    with torch.no_grad():
-        for parameter in tiny_model.umci.parameters():
-            parameter.mul_(1.0)
+    tiny_model.head_is_trained = True
     return tiny_model
 
 
@@ -61,8 +61,6 @@ def rough_maps(model: ClipSamForAnomalySegmentation, processor: ClipSamProcessor
 def test_the_threshold_of_the_rough_map_has_the_best_f1(
     trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
 ) -> None:
-    from clipsam_hf.metrics import resize_mask
-
     found = calibrate(trained, tiny_processor, SAMPLES, refine=False)
     maps, _ = rough_maps(trained, tiny_processor)
     masks = np.stack([resize_mask(each.load_mask(), (32, 32), "bilinear") for each in SAMPLES])
@@ -111,6 +109,47 @@ def test_the_decision_finds_most_defects_for_the_fewest_false_alarms(
     assert balance(found.decision_threshold) == pytest.approx(max(balance(value) for value in [0, *scores]))
     assert found.found_images == (scores[labels] > found.decision_threshold).mean()
     assert found.false_alarms == (scores[~labels] > found.decision_threshold).mean()
+
+
+def test_clip_sees_each_photograph_once_and_sam_the_regions_of_the_new_threshold(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLIP used to see all of them twice; the thresholds are those of the whole model at the new threshold."""
+    seen: list[int] = []
+    encode = trained.clip.vision_model.forward
+
+    def counted(pixel_values: torch.Tensor, **kwargs: object) -> object:
+        seen.append(len(pixel_values))
+        return encode(pixel_values, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained.clip.vision_model, "forward", counted)
+        found = calibrate(trained, tiny_processor, SAMPLES, batch_size=2)
+    assert seen == [2, 2, 2]
+
+    inference = ClipSamInference(trained, tiny_processor)
+    metrics, scores = AnomalyMetrics(streaming=True), []
+    for each in SAMPLES:
+        [prediction] = inference.predict([inference.prepare(each.image, "plate")])
+        mask = resize_mask(each.load_mask(), (32, 32), "bilinear")
+        metrics.update(prediction.anomaly_map.numpy(), mask, "plate", image_score=prediction.pred_score)
+        scores.append(prediction.pred_score)
+    figures = metrics.finish("plate")
+    assert found.binarize_threshold == trained.config.binarize_threshold != 0.5
+    assert found.final_f1 == pytest.approx(figures["pixel_f1_max"], abs=1e-4)
+    assert found.mask_threshold == pytest.approx(figures["pixel_f1_threshold"], abs=1e-4)
+    assert found.decision_threshold == pytest.approx(
+        min(scores, key=lambda score: abs(score - found.decision_threshold))
+    )
+
+
+def test_the_score_of_words_is_kept_for_refined_maps(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    trained.config.image_score = "text"
+    rough, refined = (calibrate(trained, tiny_processor, SAMPLES, refine=refine) for refine in (False, True))
+
+    assert refined.decision_threshold == rough.decision_threshold is not None
 
 
 def test_without_good_images_there_is_no_decision(

@@ -14,6 +14,8 @@ import pytest
 from evaluate_tiny import CHECKPOINT
 
 from clipsam_hf import ClipSamForAnomalySegmentation
+from clipsam_hf.cards.evaluations import CARD_FIGURES
+from clipsam_hf.evaluation.protocol import describe_settings
 from clipsam_hf.files import fingerprint
 
 
@@ -37,15 +39,17 @@ def arguments(tmp_path: Path) -> list[str]:
         json.dumps({**RUN, "sets": ["generated images", "cookie"], "started_from": RUN})
     )
     (tmp_path / "heldout.json").write_text(json.dumps({"rough": {"pixel AP": 0.4321, "F1 at threshold": 0.1}}))
-    weights = fingerprint(ClipSamForAnomalySegmentation.from_pretrained(CHECKPOINT))
-    figures = dict.fromkeys(card_tiny.FIGURES, 0.25)
+    model = ClipSamForAnomalySegmentation.from_pretrained(CHECKPOINT)
+    figures = dict.fromkeys(CARD_FIGURES, 0.25)
     rows = [
-        {"anomaly_map": "rough", "category": "mean", "kind": "all", "figures": {**figures, "image_ap": None}},
-        {"anomaly_map": "rough", "category": "tile", "kind": "all", "figures": figures},
+        {"map_name": "rough", "category": "mean", "kind": "all", "figures": {**figures, "image_ap": None}},
+        {"map_name": "rough", "category": "tile", "kind": "all", "figures": figures},
     ]
     protocol = {
-        "data": {"name": "tiles", "images": 7, "abnormal_images": 3},
-        "model": {"weights_sha256": weights},
+        "data": {"name": "tiles", "layout": "folder", "class_names": {}, "images": 7, "abnormal_images": 3},
+        "model": {"weights_sha256": fingerprint(model), "dtype": "float32"},
+        "maps": ["rough"],
+        **describe_settings(model.config),
     }
     (tmp_path / "results.json").write_text(json.dumps({"rows": rows, "protocol": protocol, "notes": []}))
     files = {"training": "training.json", "heldout": "heldout.json", "evaluation": "results.json"}
@@ -66,13 +70,23 @@ def test_the_card_says_what_the_files_say(arguments: list[str], monkeypatch: pyt
     assert "| rough | 0.432 |" in card
 
 
-def test_figures_of_other_weights_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("place", "entry", "message"),
+    [
+        (("model", "weights_sha256"), "0" * 16, "is of other weights"),
+        (("localize", "feature_layers"), [1, 2], "feature_layers"),
+        (("data", "name"), "cookie", "on which the model was trained"),
+    ],
+)
+def test_figures_that_mislead_are_refused(
+    arguments: list[str], place: tuple[str, str], entry: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = Path(arguments[-1])
     content = json.loads(path.read_text())
-    content["protocol"]["model"]["weights_sha256"] = "0" * 16
+    content["protocol"][place[0]][place[1]] = entry
     path.write_text(json.dumps(content))
     before = (Path(arguments[1]) / "README.md").read_bytes()
     monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(ValueError, match="is of other weights"):
+    with pytest.raises(ValueError, match=message):
         card_tiny.main()
     assert (Path(arguments[1]) / "README.md").read_bytes() == before

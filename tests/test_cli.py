@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, SamModel
 from transformers.utils import logging
@@ -146,8 +147,8 @@ def test_documented_command_runs_on_a_miniature(
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results" / name / "results.json").read_text())
     assert results["protocol"]["data"]["layout"] == name
-    assert results["protocol"]["model"]["localizer"] == "similarity"
-    means = {row["anomaly_map"]: row["figures"] for row in results["rows"] if row["category"] == "mean"}
+    assert results["protocol"]["localize"]["localizer"] == "similarity"
+    means = {row["map_name"]: row["figures"] for row in results["rows"] if row["category"] == "mean"}
     assert means.keys() == {"rough", "refined"}
     assert all(0 <= figures["pixel_aupro"] <= 1 for figures in means.values())
 
@@ -166,7 +167,7 @@ def test_results_are_printed_and_written(tree: Path, few_words: Path, tmp_path: 
     result = run("evaluate", tree, "--model", few_words, "--output", tmp_path / "output", "--size", "native")
     assert result.exit_code == 0, result.output
     assert result.stdout == (tmp_path / "output" / "results.txt").read_text()
-    assert result.stdout.startswith("rough map") and "refined map" in result.stdout
+    assert result.stdout.startswith("zero-shot: tree\n") and "refined map" in result.stdout
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == sorted(FILE_NAMES.values())
     assert "image/s" not in result.stderr  # no progress bar where nobody sees it
 
@@ -190,7 +191,7 @@ def test_default_model_is_the_embedded_one(tree: Path, few_words: Path, monkeypa
 def test_options_reach_the_protocol(tree: Path, few_words: Path) -> None:
     result = run(
         *("evaluate", tree, "--model", few_words, "--size", "32", "--limit", "2", "--name-map", "metal_nut=hex nut"),
-        *("--set", "num_points=2", "--set", "prompt_type=points", "--mask-threshold", "127", "--batch-size", "2"),
+        *("--set", "num_points=2", "--set", "prompt_type=points", "--gt-threshold", "127", "--batch-size", "2"),
     )
     assert result.exit_code == 0, result.output
     for line in (
@@ -198,11 +199,62 @@ def test_options_reach_the_protocol(tree: Path, few_words: Path) -> None:
         "data.images: 2",
         "data.limit_per_category: 2",
         "comparison.size: 32",
-        "comparison.mask_threshold: 127.0",
-        "refinement.num_points: 2",
-        "refinement.prompt_type: points",
+        "comparison.gt_threshold: 127.0",
+        "refine.num_points: 2",
+        "refine.prompt_type: points",
     ):
         assert f"  {line}\n" in result.stdout
+
+
+def test_text_scores_legacy_aupro_and_types_are_reachable(tree: Path, few_words: Path) -> None:
+    result = run(
+        *("evaluate", tree, "--model", few_words, "--size", "32", "--no-refine", "--dtype", "bfloat16"),
+        *("--set", "image_score=text", "--aupro-linear200"),
+    )
+    assert result.exit_code == 0, result.output
+    for line in ("score.image_score: text", "model.dtype: bfloat16", "comparison.aupro_linear200: true"):
+        assert f"  {line}\n" in result.stdout
+    assert "LEGACY AUPRO-linear200" in result.stdout
+
+
+def test_settings_are_those_of_refinement_and_score() -> None:
+    """What steers the networks cannot be changed behind the weights."""
+    assert {"merge", "num_points", "image_score", "mask_threshold"} <= set(cli._SETTINGS)
+    assert not {"sam_config", "clip_config", "feature_layers", "localizer", "focal_gamma"} & set(cli._SETTINGS)
+
+
+def test_several_sets_have_a_folder_each_and_one_table(tree: Path, few_words: Path, tmp_path: Path) -> None:
+    build_mvtec(tmp_path / "other" / "tree")
+    roots = [tree, tmp_path / "other" / "tree"]
+    command = [
+        "evaluate",
+        *roots,
+        "--model",
+        few_words,
+        "--output",
+        tmp_path / "output",
+        "--size",
+        "32",
+        "--no-refine",
+    ]
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["combined.txt", "tree", "tree-2"]
+    for name in ("tree", "tree-2"):
+        report = (tmp_path / "output" / name / "results.txt").read_text()
+        assert report in result.stdout
+    assert result.stdout.endswith((tmp_path / "output" / "combined.txt").read_text())
+    assert run(*command).stdout == result.stdout  # finished sets are read, not computed
+
+
+def test_a_set_that_was_trained_on_warns(tree: Path, few_words: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = ClipSamForAnomalySegmentation.from_pretrained(few_words)
+    model.config.auxiliary_dataset = "generated images + tree"
+    model.save_pretrained(few_words)
+    with pytest.warns(UserWarning, match="the model was trained on 'tree'"):
+        result = run("evaluate", tree, "--model", few_words, "--size", "32", "--no-refine")
+    assert result.exit_code == 0, result.output
+    assert "note: the model was trained on 'tree'" in result.stdout
 
 
 def test_interruption_says_how_to_go_on(
@@ -312,6 +364,14 @@ def build_defect_without_mask(root: Path) -> None:
         (build_mvtec, ["--clip", "somewhere"], "--clip and --sam"),
         (build_mvtec, ["--clip", "somewhere", "--sam", "elsewhere", "--model", "tiny"], "cannot be combined"),
         (build_mvtec, ["--model", "missing-checkpoint"], "missing-checkpoint"),
+        (build_mvtec, ["--model", "/nope"], "'/nope' is no folder"),
+        (build_mvtec, ["--class-name", ""], "must not be empty"),
+        (build_mvtec, ["--name-map", "metal_nut= "], "must not be empty"),
+        (build_mvtec, ["--device", "nonsense"], "the device 'nonsense' cannot be used here"),
+        (build_mvtec, ["--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        (build_mvtec, ["--set", "num_points=many"], "'num_points' expected int"),
+        (build_mvtec, ["--set", "sam_config=1"], "--set takes"),
+        (build_mvtec, ["--gt-threshold", "-1"], "must be at least 0"),
     ],
 )
 def test_bad_input_is_one_error_and_leaves_nothing(
@@ -325,6 +385,35 @@ def test_bad_input_is_one_error_and_leaves_nothing(
     assert re.search(message, result.stderr)
     assert result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_missing_gpu_is_one_sentence_before_the_model_is_loaded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClipSamForAnomalySegmentation, "from_pretrained", None)
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = run("evaluate", tree, "--device", "cuda")
+    assert result.exit_code == 2
+    assert re.fullmatch(r"error: the device 'cuda' cannot be used here: .+\n", result.stderr)
+
+
+def test_output_without_permission_is_refused_before_the_model_is_loaded(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClipSamForAnomalySegmentation, "from_pretrained", None)
+    monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)  # root may write anywhere
+    for roots in ([tree], [tree, tree]):
+        result = run("evaluate", *roots, "--output", tmp_path / "output")
+        assert result.exit_code == 2
+        assert "is not writable" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tree: Path, few_words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("a fault")
+
+    monkeypatch.setattr(cli, "run_evaluation", fail)
+    result = run("evaluate", tree, "--model", few_words)
+    assert isinstance(result.exception, TypeError)
 
 
 @pytest.mark.parametrize(

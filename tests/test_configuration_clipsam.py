@@ -6,14 +6,16 @@ import copy
 import json
 import logging
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import AutoConfig, CLIPConfig, SamConfig
+from transformers import AutoConfig, CLIPConfig, PreTrainedConfig, Sam2Config, SamConfig
 
 from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation
+from clipsam_hf.configuration_clipsam import PURPOSES
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_defaults_of_the_method() -> None:
     assert (config.binarize_threshold, config.mask_threshold, config.decision_threshold) == (0.5, 0.5, None)
     assert (config.max_regions, config.num_points, config.prompt_type) == (10, 5, "box_and_points")
     assert config.min_region_fraction * 518**2 == pytest.approx(16)
-    assert (config.merge, config.mask_fusion, config.image_score) == ("average", "soft", "top_fraction")
+    assert (config.merge, config.mask_fusion, config.image_score) == ("anomaly_weighted", "soft", "top_fraction")
     assert (config.score_top_fraction, config.focal_gamma, config.stage_loss_weights) == (0.001, 2.0, None)
     assert config.freeze_backbones and config.multimask_output
 
@@ -321,3 +323,58 @@ def test_custom_pipelines_are_written_again(make_config: Any, tmp_path: Path) ->
 
 def test_config_without_custom_pipelines_writes_none(make_config: Any) -> None:
     assert "custom_pipelines" not in make_config().to_dict()
+
+
+# --- what the fields steer
+
+
+def test_every_field_is_classified() -> None:
+    own = {each.name: each.metadata.get("purpose") for each in fields(ClipSamConfig)}
+    inherited = {each.name for each in fields(PreTrainedConfig)}
+    assert {name: purpose for name, purpose in own.items() if name not in inherited and purpose not in PURPOSES} == {}
+
+
+def test_every_field_has_one_purpose() -> None:
+    names = [name for purpose in PURPOSES for name in ClipSamConfig.names_of(purpose)]
+    assert len(names) == len(set(names)) > 0
+
+
+def test_unknown_purpose_raises() -> None:
+    with pytest.raises(ValueError, match="purpose must be one of .*'localize'.*got 'loclize'"):
+        ClipSamConfig().settings_of("loclize")
+
+
+def test_settings_are_those_of_json_and_of_the_networks() -> None:
+    settings = ClipSamConfig().settings_of("localize", "train")
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["feature_layers"] == [6, 12, 18, 24] and "merge" not in settings
+    other = ClipSamConfig()
+    other.clip_config.vision_config.hidden_act = "gelu"
+    assert other.settings_of("localize") != ClipSamConfig().settings_of("localize")
+
+
+def test_settings_do_not_say_where_a_network_lay() -> None:
+    config = ClipSamConfig()
+    config.clip_config._name_or_path = "/somewhere"
+    config.clip_config.vision_config._name_or_path = "/somewhere"
+    assert config.settings_of("localize") == ClipSamConfig().settings_of("localize")
+
+
+# --- kinds of SAM
+
+
+@pytest.mark.parametrize("kind", ["sam2", "detr", "no-such-model"])
+def test_unsupported_kind_of_sam_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"of the kind '{kind}'; masks can be refined with 'sam', 'sam_hq'"):
+        ClipSamConfig(sam_config={"model_type": kind})
+
+
+def test_unsupported_sam_as_an_object_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="of the kind 'sam2'"):
+        ClipSamConfig(sam_config=Sam2Config())
+
+
+def test_a_dictionary_may_be_a_sam_hq() -> None:
+    config = ClipSamConfig(sam_config={"model_type": "sam_hq"})
+    assert config.sam_config.model_type == "sam_hq"
+    assert ClipSamConfig.from_dict(config.to_dict()).sam_config.model_type == "sam_hq"

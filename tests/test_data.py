@@ -16,7 +16,15 @@ import pytest
 from PIL import Image
 
 from clipsam_hf.data import AnomalyDataset, AnomalyFolder, AnomalySample, load_mask
-from clipsam_hf.data.layouts import KNOWN_COUNTS, LAYOUTS, VISA_TOTALS, detect_layout
+from clipsam_hf.data.layouts import (
+    KNOWN_COUNTS,
+    LAYOUTS,
+    VISA_TOTALS,
+    Entry,
+    Layout,
+    LayoutOptions,
+    detect_layout,
+)
 from clipsam_hf.image_loading import ImageReadError
 
 
@@ -270,8 +278,8 @@ def test_mtd_takes_the_label_from_the_mask(tmp_path: Path) -> None:
     ]
 
 
-def test_mask_threshold_moves_the_label_that_the_mask_gives(tmp_path: Path) -> None:
-    assert [sample.label for sample in read(write_mtd(tmp_path), mask_threshold=40)] == [0, 0, 0]
+def test_gt_threshold_moves_the_label_that_the_mask_gives(tmp_path: Path) -> None:
+    assert [sample.label for sample in read(write_mtd(tmp_path), gt_threshold=40)] == [0, 0, 0]
 
 
 def test_ksdd2_test_split_is_read_from_test(tmp_path: Path) -> None:
@@ -279,6 +287,30 @@ def test_ksdd2_test_split_is_read_from_test(tmp_path: Path) -> None:
         ("test/20000.png", None, 0, "ksdd2", "good", "test"),
         ("test/20001.png", "test/20001_GT.png", 1, "ksdd2", "defect", "test"),
     ]
+
+
+def test_ksdd2_as_published_holds_copies_that_do_not_count(tmp_path: Path) -> None:
+    write_image(write_ksdd2(tmp_path) / "train" / "10000 (copy).png")
+    write_mask(tmp_path / "train" / "10000_GT (copy).png", value=0)
+    assert [path for path, *_ in describe(read(tmp_path, split=None))] == [
+        "train/10000.png",
+        "test/20000.png",
+        "test/20001.png",
+    ]
+
+
+def test_ksdd2_copy_without_its_original_stands_for_it(tmp_path: Path) -> None:
+    folder = write_ksdd2(tmp_path) / "test"
+    for stem in ("20001", "20001_GT"):
+        (folder / f"{stem}.png").rename(folder / f"{stem} (copy).png")
+    assert describe(read(tmp_path))[1] == (
+        "test/20001 (copy).png",
+        "test/20001_GT (copy).png",
+        1,
+        "ksdd2",
+        "defect",
+        "test",
+    )
 
 
 def test_btad_matches_bmp_and_png_by_stem(tmp_path: Path) -> None:
@@ -392,6 +424,42 @@ def test_unknown_option_names_the_nearest(options: dict[str, Any], message: str,
         AnomalyFolder(write_mvtec(tmp_path), **options)
 
 
+def test_category_of_another_split_only_says_which(tmp_path: Path) -> None:
+    write_image(write_mvtec(tmp_path) / "tube/train/good/000.png")
+    with pytest.raises(ValueError, match=r"`split` must be one of \['train'\], got 'test'"):
+        AnomalyFolder(tmp_path, category="tube")
+    assert len(AnomalyFolder(tmp_path, class_names={"tube": "pipe"})) == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_is_documented(layout: str) -> None:
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "data.md"
+    assert f"| `{layout}` |" in page.read_text(encoding="utf-8")
+
+
+def test_layout_is_one_class_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneImage(Layout):
+        name = "one"
+        paths = "one.png"
+        known_counts = {"thing": {"test": (0, 2)}}
+        class_names = {"thing": "bolt"}
+
+        def detect(self, root: Path) -> bool:
+            return (root / "one.png").is_file()
+
+        def read(self, root: Path, options: LayoutOptions) -> list[Entry]:
+            return [Entry(root / "one.png", None, 1, "thing", None, "test")] if self.detect(root) else []
+
+    for module in ("layouts", "folders"):
+        monkeypatch.setattr(f"clipsam_hf.data.{module}.LAYOUTS", {"one": OneImage(), **LAYOUTS})
+    with pytest.raises(ValueError, match=r"(?s)holds no images in the layout 'auto'.*one: one\.png"):
+        AnomalyFolder(tmp_path)
+    write_image(tmp_path / "one.png")
+    with pytest.warns(UserWarning, match="thing, test: 0 good and 1 anomalous images, expected are 0 and 2"):
+        [sample] = folder = AnomalyFolder(tmp_path)
+    assert (folder.layout, sample.class_name) == ("one", "bolt")
+
+
 def test_folder_is_a_sequence(tmp_path: Path) -> None:
     folder = AnomalyFolder(write_mvtec(tmp_path))
     assert folder[-1] == list(folder)[3]
@@ -455,6 +523,31 @@ def test_missing_mask_stops(layout: str, tmp_path: Path) -> None:
     named = MASKS if layout in ("visa", "meta") else IMAGES  # tables name the mask; folders only have the image
     with pytest.raises(ValueError, match=named[layout]):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["train/10000_GT.png", "train/10000.png"], ids=["no mask", "no image"])
+def test_trouble_in_one_split_of_ksdd2_stops_that_split_only(broken: str, tmp_path: Path) -> None:
+    (write_ksdd2(tmp_path) / broken).unlink()
+    assert len(read(tmp_path, split="test")) == 2
+    for split in ("train", None):
+        with pytest.raises(ValueError, match="10000"):
+            read(tmp_path, split=split)
+
+
+@pytest.mark.parametrize("broken", ["train", "test"])
+@pytest.mark.parametrize("root", ["pcb1", "plain"])
+def test_trouble_in_one_split_stops_that_split_only(root: str, broken: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_image(tmp_path / root / split / "good" / "a.png")
+    write_image(tmp_path / root / broken / "good" / "a.jpg")
+    assert len(read(tmp_path / root, split="test" if broken == "train" else "train")) == 1
+    with pytest.raises(ValueError, match="share one stem"):
+        read(tmp_path / root, split=broken)
+
+
+def test_masks_without_images_trouble_the_test_split_only(tmp_path: Path) -> None:
+    write_mask(write_mvtec(tmp_path) / "metal_plate/ground_truth/dent/000_mask.png")
+    assert len(AnomalyFolder(tmp_path, split="train")) == 1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -537,6 +630,7 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
         ({"label": "broken"}, "Line 4 of .*1cls.csv' has label 'broken'"),
         ({"mask": ""}, "Line 4 of .*1cls.csv': anomalies have a mask"),
         ({"image": "../secret.JPG"}, "names '../secret.JPG', accepted are paths below"),
+        ({"object": "../secret"}, "names '../secret', accepted are paths below"),
     ],
 )
 def test_broken_line_of_a_split_file_is_named(change: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -555,6 +649,7 @@ def test_split_file_of_other_columns_is_named(tmp_path: Path) -> None:
     [
         ([{"img_path": "images/a.jpg"}], r"Row 0 of .*meta\.json' lacks \['anomaly', 'cls_name', 'mask_path'\]"),
         ([{**META_ROWS[0], "anomaly": 2}], "Row 0 of .* has anomaly 2"),
+        ([{**META_ROWS[0], "cls_name": 3}], "Row 0 of .* has cls_name 3, accepted is text"),
         ([{**META_ROWS[0], "img_path": "/etc/a.jpg"}], "accepted are paths below"),
         ([*META_ROWS, META_ROWS[1]], r"1 images are listed twice:\n.*b\.jpg"),
         ([META_ROWS[0], {**META_ROWS[1], "anomaly": 1}], r"names no mask for 1 anomalous images:\n.*b\.jpg"),
@@ -576,7 +671,7 @@ def test_any_class_id_is_a_defect_by_default(tmp_path: Path) -> None:
 
 def test_mask_that_the_threshold_empties_warns(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"Anomaly/000\.JPG' has no value above 127"):
-        read(write_visa_raw(tmp_path), mask_threshold=127)[1].load_mask()
+        read(write_visa_raw(tmp_path), gt_threshold=127)[1].load_mask()
 
 
 def palette_mask() -> Image.Image:
@@ -605,11 +700,11 @@ def test_mask_of_every_mode(mask: Image.Image, expected: list[list[bool]]) -> No
 @pytest.mark.parametrize("threshold", [-1, float("nan")])
 def test_threshold_below_zero_is_refused(threshold: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"at least 0, got {threshold}"):
-        AnomalyFolder(write_mvtec(tmp_path), mask_threshold=threshold)
+        AnomalyFolder(write_mvtec(tmp_path), gt_threshold=threshold)
 
 
 def test_threshold_of_a_one_bit_mask_is_that_of_eight_bits() -> None:
-    assert load_mask(Image.fromarray(np.array([[False, True]])), threshold=127).tolist() == [[False, True]]
+    assert load_mask(Image.fromarray(np.array([[False, True]])), gt_threshold=127).tolist() == [[False, True]]
 
 
 def rotated_sample(tmp_path: Path, mask_size: tuple[int, int]) -> AnomalySample:
@@ -677,7 +772,7 @@ def test_totals_of_a_two_class_split_are_checked(tmp_path: Path) -> None:
 
 
 def test_full_set_does_not_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KNOWN_COUNTS, "mtd", {"mtd": {"test": (2, 1)}})
+    monkeypatch.setitem(KNOWN_COUNTS["mtd"]["mtd"], "test", (2, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AnomalyFolder(write_mtd(tmp_path))
@@ -733,7 +828,7 @@ def test_parquet_has_no_path_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_parquet_is_split_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipsam_hf.data.folders._SHARD_BYTES", 1)
+    monkeypatch.setattr("clipsam_hf.data.export._SHARD_BYTES", 1)
     read(write_visa_raw(tmp_path / "visa")).save_parquet(tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out" / "data").iterdir())
     assert names == ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet"]

@@ -19,9 +19,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, set_seed
 from test_training import batch_of_step
+from test_training_script import write_set
 
+from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import TrainingInterruptedError, train_umci
+from clipsam_hf.training import run as training_run
 from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
 
 
@@ -48,7 +51,8 @@ def run_processes(function: Callable[..., None], *arguments: Any, count: int = 2
         except BaseException:
             problems.put(traceback.format_exc())
             os._exit(1)
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():  # a whole training has left it
+            torch.distributed.destroy_process_group()
 
     processes = [context.Process(target=work, args=(rank,), daemon=True) for rank in range(count)]
     for process in processes:
@@ -144,6 +148,51 @@ def test_a_process_that_cannot_write_stops_both(
     run_processes(stopped)
 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fused_features": ("original",)},
+        {"fused_features": ("row", "scale")},
+        {"fused_features": ("original",), "head": "text"},
+        {"freeze_backbones": False},
+        {"stage_loss_weights": (0.0, 1.0)},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_no_parameter_of_any_configuration_lacks_a_gradient(
+    tiny_config: ClipSamConfig, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Distributed training stops in its second step where one does."""
+    torch.manual_seed(0)
+    model = ClipSamForAnomalySegmentation(ClipSamConfig.from_dict({**tiny_config.to_dict(), **change}))
+    run_processes(train, copy.deepcopy(model), tmp_path / "two")
+    train(model, tmp_path / "one")
+
+    one, two = (read_state(tmp_path / name / "checkpoint-4").losses for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+def train_by_options(arguments: list[str]) -> None:
+    training_run.main(arguments)
+
+
+@pytest.mark.parametrize("per_device", ["8", "1"])
+def test_a_step_takes_the_same_images_on_two_processes(tiny_checkpoint: Path, tmp_path: Path, per_device: str) -> None:
+    """Eight processes once took eight times the batch, at the rate of one."""
+    write_set(tmp_path / "plates", "plate")
+    options = [
+        *("--model_name_or_path", str(tiny_checkpoint), "--data_dir", str(tmp_path / "plates"), "--cpu"),
+        *("--max_train_steps", "4", "--total_train_batch_size", "3", "--no_refine", "--learning_rate", "1e-2"),
+        *("--per_device_train_batch_size", per_device, "--num_views", "2", "--output_dir"),
+    ]
+    run_processes(train_by_options, [*options, str(tmp_path / "two")])
+    training_run.main([*options, str(tmp_path / "one")])
+
+    states = [read_state(tmp_path / name / "checkpoint-4") for name in ("one", "two")]
+    assert [state.configuration["num_processes"] for state in states] == [1, 2]
+    assert states[1].losses == pytest.approx(states[0].losses, abs=1e-5)
 
 
 def train_sharded(model: ClipSamForAnomalySegmentation, folder: Path, save_total_limit: int | None = None) -> None:

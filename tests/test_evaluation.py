@@ -17,11 +17,17 @@ from PIL import Image
 
 from clipsam_hf import AnomalyMetrics, ClipSamForAnomalySegmentation, ClipSamProcessor
 from clipsam_hf.data import AnomalyDataset, AnomalyFolder
-from clipsam_hf.evaluation import EvaluationOptions, check_output, evaluate
+from clipsam_hf.evaluation import EvaluationOptions, check_output, evaluate, evaluate_sets
+from clipsam_hf.evaluation.collect import collect_results, merge_groups, plan_groups
+from clipsam_hf.evaluation.plan import cut_into_chunks, plan_examples
+from clipsam_hf.evaluation.processes import choose_device
+from clipsam_hf.evaluation.protocol import describe_settings, differing_settings
 from clipsam_hf.evaluation.report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ResultRow
 from clipsam_hf.evaluation.state import Embedding, EmbeddingCache, StateFolder
+from clipsam_hf.evaluation.writers import FORMATS
+from clipsam_hf.evaluation.writers.as_text import to_combined_text
 from clipsam_hf.files import describe_differences, fingerprint, open_atomically
-from clipsam_hf.metrics import resize_mask
+from clipsam_hf.metrics import FIGURES, resize_mask
 from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 
 
@@ -84,8 +90,8 @@ def parts(tiny_checkpoint: Path, data: AnomalyFolder) -> Parts:
 def figures_of(results: EvaluationResults | None) -> dict[tuple[str, str, str], Any]:
     """All figures as JSON has them: NaN, which differs from itself, as None."""
     assert results is not None
-    rows = json.loads(results.to_json())["rows"]
-    return {(row["anomaly_map"], row["category"], row["kind"]): row["figures"] for row in rows}
+    rows = json.loads(results.to("json"))["rows"]
+    return {(row["map_name"], row["category"], row["kind"]): row["figures"] for row in rows}
 
 
 def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +187,8 @@ def test_a_kind_of_defect_is_compared_with_the_good_images(parts: Parts, data: A
 
 
 def test_batches_and_readers_do_not_matter(parts: Parts, data: AnomalyFolder) -> None:
+    # A batch differs in the last bit, which decides between points of noise that are equally abnormal
+    parts[0].config.prompt_type = "box"
     one = evaluate(*parts, data, SMALL)
     many = evaluate(*parts, data, SMALL, batch_size=2, num_workers=1)
     assert one is not None and many is not None
@@ -193,7 +201,7 @@ def test_streaming_bounds_the_exact_figures(parts: Parts, data: AnomalyFolder) -
     streamed = evaluate(*parts, data, EvaluationOptions(size=48, streaming=True))
     assert exact is not None and streamed is not None
     for row in streamed.rows:
-        figures = exact.find(row.anomaly_map, row.category, row.kind).figures
+        figures = exact.find(row.map_name, row.category, row.kind).figures
         assert row.intervals
         for name, (low, high) in row.intervals.items():
             assert low - 1e-12 <= figures[name] <= high + 1e-12
@@ -278,6 +286,38 @@ def test_other_weights_do_not_go_on(
         evaluate(*parts, data, SMALL, output_dir=tmp_path / "output")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("feature_layers", [2, 3]), ("scale_sizes", [2, 4]), ("hidden_act", "gelu"), ("score_top_fraction", 0.5)],
+)
+def test_models_that_differ_in_a_setting_have_different_protocols(
+    parts: Parts, data: AnomalyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    """The weights are the same, and the maps are not: their figures must not be mixed."""
+    config = parts[0].config
+    before = {"maps": ["rough"], **describe_settings(config)}
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(*parts, data, SMALL, output_dir=tmp_path / "output")
+    assert differing_settings(before, config) == []
+    owner = config.clip_config.vision_config if name == "hidden_act" else config
+    assert getattr(owner, name) != value
+    setattr(owner, name, value)
+    [difference] = differing_settings(before, config)
+    assert ("clip_config" if name == "hidden_act" else name) in difference
+    with pytest.raises(ValueError, match="under another protocol"):
+        evaluate(*parts, data, SMALL, output_dir=tmp_path / "output")
+
+
+def test_settings_of_the_refinement_do_not_part_rough_figures(parts: Parts) -> None:
+    config = parts[0].config
+    rough, both = ({"maps": maps, **describe_settings(config)} for maps in (["rough"], ["rough", "refined"]))
+    config.num_points, config.decision_threshold = 3, 0.25
+    assert differing_settings(rough, config) == []
+    assert differing_settings(both, config) == ["refine.num_points: 5 then, 3 now"]
+
+
 def test_chunks_without_their_protocol_are_not_trusted(tmp_path: Path) -> None:
     state = StateFolder(tmp_path / "state")
     state.open({"seed": 0})
@@ -300,6 +340,140 @@ def test_a_file_takes_its_place_only_when_it_is_complete(tmp_path: Path) -> None
 def test_differences_name_what_came_and_what_went() -> None:
     earlier, now = {"model": {"seed": 0, "old": 1}}, {"model": {"seed": 0, "new": 2}}
     assert describe_differences(earlier, now) == ["model.old: 1 then, None now", "model.new: None then, 2 now"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Several processes, several sets
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_processes_that_share_the_merge_give_the_report_of_one(
+    data: AnomalyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    options = EvaluationOptions(size=48, streaming=streaming)
+    examples = plan_examples(data, options)
+    chunks = cut_into_chunks(examples)
+    state = StateFolder(tmp_path / "state")
+    state.open({})
+    generator = np.random.default_rng(0)
+    for chunk in chunks:
+        collected = {name: options.new_metrics() for name in options.map_names}
+        for place in chunk.places:
+            mask = resize_mask(data[place].load_mask(), (48, 48))
+            for metrics in collected.values():
+                metrics.update(generator.random((48, 48)), mask, chunk.category)
+        state.save(chunk.number, collected)
+
+    groups = plan_groups(chunks, options)
+    assert [(group.map_name, group.category, group.kind) for group in groups[:4]] == [
+        *(("rough", category, ALL_KINDS) for category in ("plate", "ring")),
+        *(("rough", "plate", kind) for kind in ("bent", "scratch")),
+    ]
+    merged: list[int] = []
+    load = StateFolder.load
+
+    def counted(self: StateFolder, index: int, name: str) -> AnomalyMetrics:
+        merged.append(index)
+        return load(self, index, name)
+
+    monkeypatch.setattr(StateFolder, "load", counted)
+    reports, loads = [], []
+    places = {example.place: example for example in examples}
+    for total in (1, 3):
+        for path in state.folder.glob("figures-*"):
+            path.unlink()
+        for rank in range(total):
+            merged.clear()
+            merge_groups(state, groups[rank::total], options)
+            loads.append(len(merged))
+        merged.clear()
+        reports.append(collect_results(state, groups, options, {}, places))
+        assert merged == []  # the first process reads figures only
+    assert [reports[1].to(form) for form in FORMATS] == [reports[0].to(form) for form in FORMATS]
+    assert sum(loads[1:]) == loads[0] and max(loads[1:]) <= loads[0] / 2
+
+
+def test_a_missing_chunk_is_no_figure(data: AnomalyFolder, tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "state")
+    state.open({})
+    groups = plan_groups(cut_into_chunks(plan_examples(data, SMALL)), SMALL)
+    with pytest.raises(OSError, match="do all processes see the same folder"):
+        merge_groups(state, groups, SMALL)
+
+
+@pytest.fixture
+def sets(data: AnomalyFolder, tree: Path) -> dict[str, AnomalyFolder]:
+    return {"tree": data, "rings": AnomalyFolder(tree, category="ring")}
+
+
+def test_several_sets_have_a_report_each_and_one_table(
+    parts: Parts, sets: dict[str, AnomalyFolder], tmp_path: Path
+) -> None:
+    found = evaluate_sets(*parts, sets, SMALL, output_dir=tmp_path / "output")
+    assert {name: figures_of(results) for name, results in found.items()} == {
+        name: figures_of(evaluate(*parts, data, SMALL)) for name, data in sets.items()
+    }
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["combined.txt", "rings", "tree"]
+    text = (tmp_path / "output" / "combined.txt").read_text()
+    lines = [line for line in text.splitlines() if line.startswith(("zero-shot", "tree", "rings"))]
+    assert [line.split()[0] for line in lines] == 2 * ["zero-shot:", "tree", "rings"]
+    rough = found["rings"].find("rough").figures["pixel_auroc"]
+    assert lines[2].split()[1:4] == ["4", "2", f"{100 * rough:.1f}"]
+
+
+def test_several_sets_go_on_where_they_were_interrupted(
+    parts: Parts, sets: dict[str, AnomalyFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    with monkeypatch.context() as patch:
+        stop_after(6, patch)  # five chunks of the first set
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_sets(*parts, sets, SMALL, output_dir=output)
+    assert (output / "tree" / "results.json").exists() and (output / "rings" / "state").exists()
+    before = (output / "tree" / "results.json").read_bytes()
+    sizes = count_images(parts[0], monkeypatch)
+    found = evaluate_sets(*parts, sets, SMALL, output_dir=output)
+    assert sum(sizes) == 2
+    assert found["tree"].to("json").encode() == before and "tree " in (output / "combined.txt").read_text()
+    parts[0].config.score_top_fraction = 0.5
+    with pytest.raises(ValueError, match=r"another protocol:\n.*score_top_fraction"):
+        evaluate_sets(*parts, sets, SMALL, output_dir=output)
+
+
+def test_protocols_stand_apart_in_the_table() -> None:
+    comparison = {"size": 518, "mask_resize": "bilinear", "aupro": "rank-exact", "pixel_figures": "exact"}
+    data = {"images": 3, "abnormal_images": 1}
+    row = ResultRow("rough", MEAN, ALL_KINDS, {"pixel_auroc": 0.5})
+    protocols = [
+        {"setting": "zero-shot", "data": data, "comparison": comparison},
+        {"setting": "seen in training", "data": data, "comparison": comparison},
+        {"setting": "zero-shot", "data": data, "comparison": {**comparison, "size": 256}},
+        {"setting": "zero-shot", "data": data, "comparison": comparison},
+    ]
+    text = to_combined_text(
+        {name: EvaluationResults([row], each) for name, each in zip("abcd", protocols, strict=True)}
+    )
+    tables = [[line[:1] for line in block.splitlines()[2:]] for block in text.split("\n\n")[:3]]
+    assert tables == [["a", "d"], ["b"], ["c"]]
+
+
+@pytest.mark.parametrize("name", ["tree", "Tree"])
+def test_a_set_that_was_trained_on_is_told(parts: Parts, data: AnomalyFolder, name: str) -> None:
+    parts[0].config.auxiliary_dataset = f"visa + {name}"
+    with pytest.warns(UserWarning, match="the model was trained on 'tree'"):
+        results = evaluate(*parts, data, SMALL)
+    assert results is not None
+    assert results.to_text().startswith("seen in training: tree\n") and "the model was trained on" in results.to_text()
+    parts[0].config.auxiliary_dataset = "visa + trees"
+    results = evaluate(*parts, data, SMALL)
+    assert results is not None and results.to("markdown").startswith("# Results, zero-shot: tree\n")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:x", "meta", "cpu,cuda"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ValueError, match=f"the device '{device}' cannot be used here: .") as caught:
+        choose_device(device)
+    assert "\n" not in str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -333,12 +507,14 @@ def test_cache_knows_photographs_and_networks_apart(parts: Parts, tmp_path: Path
     network = parts[0].sam.vision_encoder
     key = fingerprint(network, "1024")
     assert key == fingerprint(network, "1024") != fingerprint(network, "512")
-    EmbeddingCache(tmp_path, key).save("a", Embedding(torch.arange(4.0).view(1, 2, 2), torch.tensor([2, 1])))
+    embeddings = torch.arange(4.0).view(1, 1, 2, 2), torch.arange(3.0).view(1, 3)
+    EmbeddingCache(tmp_path, key).save("a", Embedding(embeddings, torch.tensor([[2, 1]])))
     with torch.no_grad():
         next(network.parameters()).view(-1)[0] += 1
     assert fingerprint(network, "1024") != key
     loaded = EmbeddingCache(tmp_path, key).load("a")
-    assert loaded is not None and loaded.image_embedding.tolist() == [[[0, 1], [2, 3]]]
+    assert loaded is not None and loaded.reshaped_input_sizes.tolist() == [[2, 1]]
+    assert [each.tolist() for each in loaded.image_embeddings] == [[[[[0, 1], [2, 3]]]], [[0, 1, 2]]]
     assert EmbeddingCache(tmp_path, key).load("b") is None
     assert EmbeddingCache(tmp_path, fingerprint(network, "1024")).load("a") is None
 
@@ -370,7 +546,7 @@ def test_protocol_says_what_the_figures_depend_on(parts: Parts, data: AnomalyFol
     assert protocol["comparison"]["size"] == 48 and "exact" in protocol["comparison"]["pixel_figures"]
     assert "rank-exact" in protocol["comparison"]["aupro"] and "F1-max" in protocol["comparison"]["thresholds"]
     assert protocol["model"]["name"] == "tiny" and len(protocol["model"]["weights_sha256"]) == 16
-    assert protocol["refinement"]["num_points"] == 5 and protocol["seed"] == 0
+    assert protocol["refine"]["num_points"] == 5 and protocol["seed"] == 0
     assert {"clipsam_hf", "torch", "transformers"} <= protocol["versions"].keys()
     for name in FILE_NAMES.values():
         if not name.endswith(".csv"):
@@ -400,26 +576,47 @@ def test_every_image_has_its_scores(parts: Parts, data: AnomalyFolder, tmp_path:
 ROW = ResultRow("rough", "=cmd|x", ALL_KINDS, {"pixel_auroc": 0.875, "image_auroc": math.nan}, {"images": 3})
 
 
+@pytest.mark.parametrize("form", ["text", "csv", "json", "markdown"])
+def test_every_listed_figure_is_in_every_format(form: str) -> None:
+    """And one that is not listed is an error in each of them, where it once vanished without a word."""
+    rows = [ResultRow("rough", "nut", ALL_KINDS, {name: 0.125 for name in FIGURES})]
+    text = EvaluationResults(rows, {}).to(form)
+    shown = {
+        "text": [figure.heading for figure in FIGURES.values() if figure.in_terminal],
+        "markdown": [f"| {figure.heading} " for figure in FIGURES.values()],
+    }.get(form, list(FIGURES))
+    assert [name for name in shown if name not in text] == []
+    with pytest.raises(ValueError, match="'pixel_pro'"):
+        EvaluationResults([ResultRow("rough", "nut", ALL_KINDS, {"pixel_pro": 0.5})], {}).to(form)
+
+
+def test_unknown_format_is_named() -> None:
+    with pytest.raises(ValueError, match="got 'xlsx'"):
+        EvaluationResults([ROW], {}).to("xlsx")
+
+
 def test_text_shows_percent_and_a_dash_for_nothing() -> None:
-    lines = EvaluationResults([ROW], {"seed": 0}, ["beware"]).to_text().splitlines()
-    assert [line.split("  ") for line in lines[:1]] == [["rough map", "images", "abnormal", "px AUROC", "im AUROC"]]
-    assert lines[1].split() == ["=cmd|x", "3", "-", "87.5", "-"]
+    protocol = {"setting": "zero-shot", "data": {"name": "tiles"}, "seed": 0}
+    lines = EvaluationResults([ROW], protocol, ["beware"]).to_text().splitlines()
+    assert lines[:2] == ["zero-shot: tiles", ""]
+    assert lines[2].split("  ") == ["rough map", "images", "abnormal", "px AUROC", "im AUROC"]
+    assert lines[3].split() == ["=cmd|x", "3", "-", "87.5", "-"]
     assert "note: beware" in lines and "  seed: 0" in lines
 
 
 def test_csv_runs_no_formula_and_leaves_nothing_empty() -> None:
-    [row] = csv.DictReader(io.StringIO(EvaluationResults([ROW], {}).to_csv()))
+    [row] = csv.DictReader(io.StringIO(EvaluationResults([ROW], {}).to("csv")))
     assert row["category"] == "'=cmd|x"
     assert (row["pixel_auroc"], row["image_auroc"], row["images"]) == ("0.875", "", "3")
 
 
 def test_json_has_null_for_nothing() -> None:
-    [row] = json.loads(EvaluationResults([ROW], {}).to_json())["rows"]
+    [row] = json.loads(EvaluationResults([ROW], {}).to("json"))["rows"]
     assert row["figures"] == {"pixel_auroc": 0.875, "image_auroc": None}
 
 
 def test_markdown_keeps_names_inside_their_cells() -> None:
-    text = EvaluationResults([ROW], {"name": "a|b\n<script>"}).to_markdown()
+    text = EvaluationResults([ROW], {"name": "a|b\n<script>"}).to("markdown")
     assert "| =cmd\\|x | 3 | - | 87.50 | - |" in text
     assert "| `name` | a\\|b &lt;script> |" in text
 
@@ -427,9 +624,9 @@ def test_markdown_keeps_names_inside_their_cells() -> None:
 def test_legacy_aupro_is_labelled_wherever_it_is_shown(parts: Parts, data: AnomalyFolder) -> None:
     results = evaluate(*parts, data, EvaluationOptions(size=48, aupro_linear200=True))
     assert results is not None
-    for text in (results.to_text(), results.to_markdown()):
+    for text in (results.to_text(), results.to("markdown")):
         assert "LEGACY AUPRO-linear200" in text and "for comparison with papers only" in " ".join(text.split())
-    assert "legacy_aupro_linear200" in results.to_csv()
+    assert "legacy_aupro_linear200" in results.to("csv")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def pipe(
 ) -> ZeroShotAnomalySegmentationPipeline:
     """A pipeline of a tiny model whose head counts as trained."""
     tiny_model.umci[0].fuse.bias.data.fill_(0.25)
-    tiny_model._head_is_loaded = True
+    tiny_model.head_is_trained = True
     tiny_model.config.auxiliary_dataset = "visa"
     return ZeroShotAnomalySegmentationPipeline(model=tiny_model, processor=tiny_processor)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from clipsam_hf import image_loading
 from clipsam_hf.image_loading import ImageReadError, load_rgb
@@ -229,8 +230,72 @@ def test_the_preview_inside_a_phone_photograph_is_no_reason_to_warn():
         assert load_rgb(encode(photo, "MPO", save_all=True, append_images=[photo])).size == (5, 2)
 
 
-def test_a_12_bit_picture_stays_dark_rather_than_being_stretched():
-    assert load_rgb(np.array([[0, 4095]], dtype=np.uint16)).getpixel((1, 0)) == (16, 16, 16)
+def with_values(*values: int, kind: str = "uint16") -> object:
+    """One row of 16-bit grey, as an array, a tensor, or a PIL image of a mode."""
+    row = np.array([values])
+    if kind == "tensor":
+        return torch.from_numpy(row.astype(np.uint16))
+    if kind == "uint16":
+        return row.astype(np.uint16)
+    dtype = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[kind]
+    return Image.frombytes(kind, (len(values), 1), row.astype(dtype).tobytes())
+
+
+def greys(image: Image.Image) -> list[int]:
+    return pixels(image)[0, :, 0].tolist()
+
+
+@pytest.mark.parametrize("kind", ["uint16", "tensor", "I;16", "I;16B", "I"])
+def test_12_bits_in_16_span_the_range(kind):
+    assert greys(load_rgb(with_values(0, 2048, 4095, kind=kind))) == [0, 128, 255]
+
+
+def test_12_bits_in_a_file_of_16_span_the_range():
+    assert greys(load_rgb(encode(with_values(0, 2048, 4095, kind="I;16")))) == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("brightest", "full_scale"),
+    [(1, 255), (255, 255), (256, 1023), (1023, 1023), (1024, 4095), (4096, 16383), (16384, 65535), (65535, 65535)],
+)
+def test_bit_depth_is_the_least_of_a_camera_that_holds_the_image(brightest, full_scale):
+    assert greys(load_rgb(with_values(0, brightest))) == [0, round(255 * brightest / full_scale)]
+
+
+def test_a_black_16_bit_picture_is_black():
+    assert greys(load_rgb(with_values(0, 0))) == [0, 0]
+
+
+def test_given_bit_depth_puts_a_dark_picture_on_the_scale_of_its_set():
+    assert greys(load_rgb(with_values(0, 511), bit_depth=12)) == [0, 32]
+    assert greys(load_rgb(with_values(0, 4095), bit_depth=16)) == [0, 16]
+
+
+@pytest.mark.parametrize("source", [PIXELS, PNG, PIXELS / np.float32(255)], ids=["uint8", "PNG", "float"])
+def test_bit_depth_is_for_16_bit_pixels_only(source):
+    np.testing.assert_array_equal(pixels(load_rgb(source, bit_depth=12)), PIXELS)
+
+
+@pytest.mark.parametrize("bit_depth", [7, 17, 12.0, True, "12"])
+def test_a_senseless_bit_depth_raises(bit_depth):
+    with pytest.raises(ValueError, match="`bit_depth` must be an integer from 8 to 16, got "):
+        load_rgb(PNG, bit_depth=bit_depth)
+
+
+def test_values_above_the_given_bit_depth_raise():
+    with pytest.raises(ImageReadError, match="integers from 0 to 4096, accepted are 12 bits, 0 to 4095"):
+        load_rgb(with_values(0, 4096), bit_depth=12)
+
+
+def test_a_found_bit_depth_is_said_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(image_loading.logger, "warning", said.append)
+    logging.warning_once.cache_clear()
+    for brightest in (4000, 4095, 65535):
+        load_rgb(with_values(0, brightest))
+    load_rgb(with_values(0, 1023), bit_depth=10)
+    assert len(said) == 1
+    assert "holds 12 bits: 0 to 4095 becomes 0 to 255" in said[0]
 
 
 # Broken, hostile and mistaken input

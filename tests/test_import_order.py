@@ -19,29 +19,37 @@ PACKAGE = Path(__file__).parents[1] / "src" / "clipsam_hf"
 
 # The ground floor, from the bottom to the top: each file and the siblings that it may import.
 GROUND_FLOOR: dict[str, set[str]] = {
-    "configuration_clipsam": set(),
-    "loss_clipsam": set(),
-    "refinement_clipsam": set(),
-    "prompts_clipsam": set(),
     "image_loading": set(),
+    "loss_clipsam": set(),
+    "prompts_clipsam": set(),
     "publishing_clipsam": set(),
-    "checkpoint_clipsam": {"publishing_clipsam"},
+    "regions_clipsam": set(),
+    "refinement_clipsam": {"regions_clipsam"},
+    "refiner_clipsam": {"regions_clipsam"},
+    # It knows the kinds of SAM, since it refuses those that nothing can refine with
+    "configuration_clipsam": {"refiner_clipsam"},
+    "checkpoint_clipsam": {"publishing_clipsam", "refiner_clipsam"},
     "umci_clipsam": {"configuration_clipsam"},
+    "localizer_clipsam": {"configuration_clipsam", "umci_clipsam"},
     "modeling_clipsam": {
         "checkpoint_clipsam",
         "configuration_clipsam",
+        "localizer_clipsam",
         "loss_clipsam",
         "refinement_clipsam",
-        "umci_clipsam",
+        "refiner_clipsam",
     },
-    "processing_clipsam": {"image_loading", "prompts_clipsam", "publishing_clipsam"},
-    "pipeline_clipsam": {
-        "checkpoint_clipsam",
+    "processing_clipsam": {
         "image_loading",
-        "modeling_clipsam",
-        "processing_clipsam",
+        "loss_clipsam",
+        "prompts_clipsam",
         "publishing_clipsam",
+        "refinement_clipsam",
+        "refiner_clipsam",
+        "regions_clipsam",
     },
+    "inference_clipsam": {"image_loading", "processing_clipsam", "refinement_clipsam"},
+    "pipeline_clipsam": {"checkpoint_clipsam", "inference_clipsam", "processing_clipsam", "publishing_clipsam"},
 }
 # huggingface_hub and safetensors are beneath transformers itself: its strict dataclasses and its weights.
 GROUND_LIBRARIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "scipy", "torch", "transformers"}
@@ -50,7 +58,7 @@ GROUND_LIBRARIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "scipy", "
 # Names of the ground floor are files, the others packages as a whole.
 UPPER_FLOOR: dict[str, set[str]] = {
     "files": set(),
-    "metrics": {"files", "refinement_clipsam"},
+    "metrics": {"regions_clipsam"},
     "data": {"files", "image_loading"},
     "visualization": {"image_loading"},
     # `__version__` inside a function: the package exports what imports it
@@ -59,16 +67,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "configuration_clipsam",
         "data",
         "files",
-        "metrics",
-        "modeling_clipsam",
-        "processing_clipsam",
-        "refinement_clipsam",
-    },
-    "training": {
-        "data",
-        "evaluation",
-        "files",
-        "image_loading",
+        "inference_clipsam",
         "metrics",
         "modeling_clipsam",
         "processing_clipsam",
@@ -78,19 +77,37 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "evaluation",
         "files",
         "image_loading",
+        "metrics",
         "modeling_clipsam",
         "pipeline_clipsam",
         "processing_clipsam",
         "publishing_clipsam",
         "visualization",
     },
+    # the last step of a whole training is the card
+    "training": {
+        "__version__",
+        "cards",
+        "data",
+        "evaluation",
+        "files",
+        "image_loading",
+        "inference_clipsam",
+        "metrics",
+        "modeling_clipsam",
+        "pipeline_clipsam",
+        "processing_clipsam",
+        "refiner_clipsam",
+    },
     "cli": {
         "EMBEDDED_CHECKPOINT",
         "__version__",
+        "configuration_clipsam",
         "data",
         "evaluation",
         "modeling_clipsam",
         "processing_clipsam",
+        "training",
     },
 }
 # tqdm and typer are requirements of transformers.

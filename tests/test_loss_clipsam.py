@@ -203,3 +203,69 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype) -> No
 def test_labels_of_another_batch_size_raise() -> None:
     with pytest.raises(ValueError, match="`labels` has 3 images, but `logits` has 2"):
         anomaly_segmentation_loss(torch.zeros(2, 1, 2, 4, 4), torch.zeros(3, 4, 4))
+
+
+# --- at the size of the image
+
+
+def test_at_the_size_of_the_image_logits_are_upsampled_to_the_labels() -> None:
+    # Differences 0 and 4 of two tokens over four pixels, half-pixel centres: 0, 1, 3, 4
+    logits = torch.tensor([[[[[0.0, 0.0]], [[0.0, 4.0]]]]])
+    probabilities = [1 / (1 + math.exp(-difference)) for difference in (0, 1, 3, 4)]
+    labels = [0, 1, 0, 1]
+    chances = [p if label else 1 - p for p, label in zip(probabilities, labels, strict=True)]
+    focal = sum(-((1 - chance) ** 2) * math.log(chance) for chance in chances) / 4
+    dice = 1 - (2 * (probabilities[1] + probabilities[3]) + 1) / (sum(probabilities) + 2 + 1)
+
+    value = anomaly_segmentation_loss(logits, torch.tensor([[labels]]), resolution="image").item()
+    assert value == pytest.approx(focal + dice, rel=1e-5)
+
+
+def test_a_small_defect_counts_at_the_size_of_the_image() -> None:
+    """7 x 7 pixels are a quarter of a token of 14: missed, they cost 1 - 1 / 1.25 there, and 1 - 1 / 50 here."""
+    labels = torch.zeros(1, 28, 28)
+    labels[0, 3:10, 3:10] = 1
+    missed = torch.zeros(1, 1, 2, 2, 2)
+    missed[:, :, 0] = 30.0
+    # Focal loss: 30 for each of 49 pixels among 28 x 28, or for a quarter of one token among four
+    focal = 49 * 30 / 28**2
+    assert focal == 0.25 * 30 / 4
+
+    assert anomaly_segmentation_loss(missed, labels).item() == pytest.approx(focal + 1 - 1 / 1.25, abs=1e-4)
+    at_image_size = anomaly_segmentation_loss(missed, labels, resolution="image").item()
+    assert at_image_size == pytest.approx(focal + 1 - 1 / 50, abs=1e-4)
+
+
+def test_both_resolutions_agree_where_labels_have_the_size_of_the_grid() -> None:
+    logits, labels = torch.randn(2, 3, 2, 5, 4), torch.randint(0, 2, (2, 5, 4))
+    grid, image = (anomaly_segmentation_loss(logits, labels, resolution=each).item() for each in ("grid", "image"))
+    assert image == pytest.approx(grid, rel=1e-6)
+
+
+def test_pixels_that_are_ignored_are_left_out_at_the_size_of_the_image() -> None:
+    logits, labels = torch.randn(1, 2, 2, 3, 3, requires_grad=True), torch.randint(0, 2, (1, 12, 12))
+    labels[:, :, :6] = -100
+    other = torch.where(labels == -100, labels, 1 - labels)
+    other[:, :, :6] = -100
+    values = [anomaly_segmentation_loss(logits, each, resolution="image") for each in (labels, other)]
+    assert values[0].item() != values[1].item()
+    anomaly_segmentation_loss(logits, torch.full((1, 12, 12), -100), resolution="image").backward()
+    assert logits.grad is not None and logits.grad.abs().max() == 0
+
+
+def test_a_batch_at_the_size_of_the_image_is_the_mean_of_its_images() -> None:
+    logits, labels = torch.randn(3, 2, 2, 4, 4), torch.randint(0, 2, (3, 9, 7))
+    options = {"resolution": "image"}
+    singles = [anomaly_segmentation_loss(logits[i : i + 1], labels[i : i + 1], **options).item() for i in range(3)]
+    assert anomaly_segmentation_loss(logits, labels, **options).item() == pytest.approx(sum(singles) / 3, rel=1e-5)
+
+
+def test_another_resolution_raises() -> None:
+    with pytest.raises(ValueError, match="`resolution` must be 'grid' or 'image', but got 'pixel'"):
+        anomaly_segmentation_loss(torch.zeros(1, 1, 2, 4, 4), torch.zeros(1, 4, 4), resolution="pixel")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 4, 4)])
+def test_labels_of_another_shape_raise_at_the_size_of_the_image(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be \\(batch_size, height, width\\), but got shape"):
+        anomaly_segmentation_loss(torch.zeros(1, 1, 2, 4, 4), torch.zeros(shape), resolution="image")

@@ -17,7 +17,7 @@ from scipy import ndimage, special
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 import clipsam_hf.metrics.ranks as rank_statistics
-from clipsam_hf.metrics import AnomalyMetrics, format_results, resize_mask
+from clipsam_hf.metrics import FIGURES, AnomalyMetrics, categories, resize_mask
 
 
 Figures = dict[str, float]
@@ -528,7 +528,31 @@ def test_streaming_refuses_the_legacy_figure() -> None:
         AnomalyMetrics(streaming=True, aupro_linear200=True)
 
 
-# Masks and tables
+# The list of figures
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_all_listed_figures_are_computed(legacy: bool) -> None:
+    figures = figures_of(*images(), aupro_linear200=legacy)
+    assert list(figures) == [name for name, figure in FIGURES.items() if legacy or figure.group != "legacy"]
+    assert not math.isnan(figures["pixel_auroc"])
+
+
+def test_a_figure_that_is_not_listed_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be computed, and then be in no table and no file."""
+    ranked_figures = categories.figures_of
+    monkeypatch.setattr(categories, "figures_of", lambda *args: {**ranked_figures(*args), "gain": 0.5})
+    with pytest.raises(ValueError, match=r"`FIGURES` does not list: \['pixel_gain'\]"):
+        figures_of(*images())
+
+
+def test_only_figures_with_a_mean_have_one() -> None:
+    mean = collect(*images(), aupro_linear200=True).compute()["mean"]
+    assert list(mean) == [name for name, figure in FIGURES.items() if figure.has_mean]
+    assert [name for name, figure in FIGURES.items() if not figure.has_mean] == ["pixel_f1_threshold"]
+
+
+# Masks and options
 
 
 def test_nearest_and_bilinear_masks_by_hand() -> None:
@@ -564,15 +588,6 @@ def test_native_mask_stays() -> None:
 def test_resize_mask_names_bad_input(mask: np.ndarray, size: tuple[int, int], rule: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resize_mask(mask, size, rule)
-
-
-def test_table_shows_intervals_and_calls_the_legacy_figure_legacy() -> None:
-    maps, masks = images()
-    table = format_results(collect(maps, masks, streaming=True).compute())
-    figures = figures_of(maps, masks, streaming=True)
-    assert f"{100 * figures['pixel_aupro']:.1f} [" in table and "certified interval" in table
-    legacy = format_results(collect(maps, masks, aupro_linear200=True).compute())
-    assert "legacy_aupro_linear200: legacy" in legacy and "rate of 0.3" in legacy
 
 
 def test_protocol_names_the_options() -> None:

@@ -15,13 +15,13 @@ import pytest
 from hub_stand_in import HubStandIn, serve
 from huggingface_hub import ModelCard
 from miniature_sets import write_photograph
-from train import parse_args
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 from typer.main import get_command
 
 from clipsam_hf import ClipSamProcessor
-from clipsam_hf.cards.card import FIGURES
+from clipsam_hf.cards.evaluations import CARD_FIGURES
 from clipsam_hf.cli import app
+from clipsam_hf.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -99,8 +99,8 @@ def commands_of_the_document() -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", ["train", "continue"])
 def test_documented_training_is_understood(name: str) -> None:
     command = commands_of_the_document()[name]
-    assert command[:3] == ["accelerate", "launch", "examples/train.py"]
-    parse_args(command[3:])
+    assert command[:4] == ["accelerate", "launch", "-m", "clipsam_hf.training"]
+    parse_arguments(command[4:])
 
 
 def test_documented_use_compiles_and_evaluation_is_understood() -> None:
@@ -129,7 +129,7 @@ def test_from_visa_to_a_map_of_an_mvtec_photograph_elsewhere(
             *("--image_size", "32", "--umci_hidden_size", "8", "--scale_sizes", "2", "3"),
             *("--dataset_name", "visa", "--data_dir", "VisA_20220922"),
             *("--eval_dataset_name", "mvtec", "--eval_data_dir", "mvtec_anomaly_detection", "--eval_size", "32"),
-            *("--per_device_train_batch_size", "4", "--max_train_steps", "3", "--learning_rate", "1e-3", "--cpu"),
+            *("--total_train_batch_size", "4", "--max_train_steps", "3", "--learning_rate", "1e-3", "--cpu"),
             *("--output_dir", "clipsam-visa", "--push_to_hub", "--hub_model_id", "org/clipsam-visa"),
         ]
         log = finish(start(hub, tmp_path, "cache-of-the-trainer", training, token=TOKEN))
@@ -157,7 +157,7 @@ def test_from_visa_to_a_map_of_an_mvtec_photograph_elsewhere(
     measured = [row["figures"] for row in results["rows"] if row["category"] == "mean"]
     published = [(result.metric_type, result.metric_value) for result in card.data.eval_results]
     assert published == [
-        (name, figures[name]) for figures in measured for name in FIGURES if figures[name] is not None
+        (name, figures[name]) for figures in measured for name in CARD_FIGURES if figures[name] is not None
     ]
     assert results["protocol"]["model"]["revision"] == repository.branches["main"]
     config = json.loads(repository.files["config.json"])

@@ -4,7 +4,10 @@
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from package_blocker import BLOCK_PACKAGE
 from PIL import Image
 
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
-from clipsam_hf.cards.card import FIGURES, build_card
+from clipsam_hf.cards.card import build_card
+from clipsam_hf.cards.evaluations import CARD_FIGURES, check_evaluation
+from clipsam_hf.evaluation.protocol import describe_settings
 from clipsam_hf.files import fingerprint
-from clipsam_hf.publishing_clipsam import TASK
+from clipsam_hf.pipeline_clipsam import ZeroShotAnomalySegmentationPipeline
+from clipsam_hf.publishing_clipsam import TASK, _minimal_card
 
 
 pytest.importorskip("jinja2")
@@ -36,7 +43,7 @@ RUN = {
 
 @pytest.fixture
 def model(tiny_model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalySegmentation:
-    tiny_model._head_is_loaded = True
+    tiny_model.head_is_trained = True
     config = tiny_model.config
     config.auxiliary_dataset, config.auxiliary_epochs, config.auxiliary_seed = "visa", 6, 3
     config.clip_name_or_path, config.clip_revision = "openai/clip", "c" * 40
@@ -49,9 +56,9 @@ def model(tiny_model: ClipSamForAnomalySegmentation) -> ClipSamForAnomalySegment
 def evaluation(model: ClipSamForAnomalySegmentation) -> dict[str, Any]:
     """What `results.json` holds, with figures that are found nowhere else."""
 
-    def row(anomaly_map: str, category: str, first: float, kind: str = "all") -> dict[str, Any]:
-        figures = {name: first + 0.01 * place for place, name in enumerate(FIGURES)}
-        return {"anomaly_map": anomaly_map, "category": category, "kind": kind, "figures": figures, "counts": {}}
+    def row(map_name: str, category: str, first: float, kind: str = "all") -> dict[str, Any]:
+        figures = {name: first + 0.01 * place for place, name in enumerate(CARD_FIGURES)}
+        return {"map_name": map_name, "category": category, "kind": kind, "figures": figures, "counts": {}}
 
     names = ("rough", 0.11), ("refined", 0.51)
     rows = [
@@ -80,6 +87,8 @@ def evaluation(model: ClipSamForAnomalySegmentation) -> dict[str, Any]:
                 "thresholds": "the F1-max threshold",
             },
             "model": {"weights_sha256": fingerprint(model), "dtype": "float32", "name": "x"},
+            "maps": ["rough", "refined"],
+            **describe_settings(model.config),
             "seed": 0,
             "versions": {"torch": "2.13.0"},
         },
@@ -100,7 +109,6 @@ def test_metadata(model: ClipSamForAnomalySegmentation) -> None:
         "language": "en",
         "library_name": "transformers",
         "license": "apache-2.0",
-        "pipeline_tag": "image-segmentation",
         "tags": ["anomaly-detection", "clipsam", TASK],
     }
 
@@ -110,7 +118,10 @@ def test_model_index_holds_the_means_with_map_and_protocol(
 ) -> None:
     results = card_of(model, evaluations=[evaluation]).data.eval_results
     assert [(result.metric_type, result.metric_value) for result in results] == [
-        (name, row["figures"][name]) for row in evaluation["rows"] if row["category"] == "mean" for name in FIGURES
+        (name, row["figures"][name])
+        for row in evaluation["rows"]
+        if row["category"] == "mean"
+        for name in CARD_FIGURES
     ]
     assert {(result.dataset_type, result.dataset_name, result.dataset_split) for result in results} == {
         ("mvtec", "MVTec-AD", "test")
@@ -134,7 +145,7 @@ def test_every_figure_of_the_results_is_in_the_file_of_the_evaluation(
         for mean in (True, False)
         for row in evaluation["rows"]
         if row["kind"] == "all" and (row["category"] == "mean") == mean
-        for name in FIGURES
+        for name in CARD_FIGURES
     ]
     assert shown == stored and len(stored) == 42
 
@@ -151,7 +162,7 @@ def test_undefined_figure_is_a_dash_and_not_in_the_index(
     evaluation["rows"][2]["figures"]["pixel_ap"] = None
     card = card_of(model, evaluations=[evaluation])
     assert "| rough | 26.0 | - |" in card.content
-    assert len(card.data.eval_results) == 2 * len(FIGURES) - 1
+    assert len(card.data.eval_results) == 2 * len(CARD_FIGURES) - 1
 
 
 def test_training_is_told(model: ClipSamForAnomalySegmentation) -> None:
@@ -173,10 +184,47 @@ def test_training_is_told(model: ClipSamForAnomalySegmentation) -> None:
         assert part in text
 
 
-def test_use_names_the_repository(model: ClipSamForAnomalySegmentation) -> None:
-    [block] = re.findall(r"```python\n(.*?)```", card_of(model, example_class_name='a "nut"').content, re.DOTALL)
-    compile(block, "card", "exec")
-    assert 'model="org/clipsam-visa"' in block and r'class_name="a \"nut\""' in block
+def python_blocks(card: ModelCard) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card.content, re.DOTALL)
+
+
+def test_use_names_the_repository_and_the_class(model: ClipSamForAnomalySegmentation) -> None:
+    pipeline_block, auto_block = python_blocks(card_of(model, example_class_name='a "nut"'))
+    assert 'model="org/clipsam-visa"' in pipeline_block and r'class_name="a \"nut\""' in pipeline_block
+    assert 'from_pretrained("org/clipsam-visa", ' in auto_block and r'text="a \"nut\""' in auto_block
+
+
+# What the Hub shows of a model whose library is transformers, whose code is its own, and which has no pipeline tag
+OF_THE_HUB = """
+from transformers import AutoModel
+model = AutoModel.from_pretrained("org/clipsam-visa", trust_remote_code=True, dtype="auto")
+"""
+
+
+@pytest.mark.timeout(300)
+def test_what_is_shown_runs_as_shown_without_the_package(
+    model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, tmp_path: Path
+) -> None:
+    pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=tiny_processor)
+    pipe.save_pretrained(tmp_path / "org" / "clipsam-visa")
+    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    minimal = _minimal_card("org/clipsam-visa", model.config)
+    blocks = [*python_blocks(card_of(model, example_class_name="candle")), *python_blocks(minimal), OF_THE_HUB]
+    assert len(blocks) == 4 and "pipeline_tag" not in minimal.data.to_dict()
+    script = "\n".join(
+        [BLOCK_PACKAGE, *blocks, "assert type(model).__name__ == 'ClipSamForAnomalySegmentation', type(model)"]
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert run.returncode == 0, run.stderr
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert (mask.mode, mask.size) == ("L", (40, 24))
 
 
 def test_names_of_folders_cannot_break_the_tables(
@@ -221,6 +269,33 @@ def test_evaluation_of_other_weights_is_refused(
     model.umci[0].fuse.bias.data.fill_(0.75)
     with pytest.raises(ValueError, match="of other weights"):
         card_of(model, evaluations=[before])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("feature_layers", [2, 1]), ("scale_sizes", [3, 5]), ("merge", "average"), ("score_top_fraction", 0.5)],
+)
+def test_evaluation_of_other_settings_is_refused(
+    model: ClipSamForAnomalySegmentation, evaluation: dict[str, Any], name: str, value: Any
+) -> None:
+    setattr(model.config, name, value)
+    with pytest.raises(ValueError, match=f"of other settings than the model's: [a-z]+.{name}: "):
+        check_evaluation(evaluation, model)
+
+
+def test_thresholds_of_verdicts_change_no_figure(
+    model: ClipSamForAnomalySegmentation, evaluation: dict[str, Any]
+) -> None:
+    model.config.mask_threshold, model.config.decision_threshold = 0.25, 0.75
+    assert check_evaluation(evaluation, model).means()
+
+
+def test_evaluation_that_does_not_say_its_settings_is_refused(
+    model: ClipSamForAnomalySegmentation, evaluation: dict[str, Any]
+) -> None:
+    del evaluation["protocol"]["localize"]
+    with pytest.raises(ValueError, match="of other settings"):
+        check_evaluation(evaluation, model)
 
 
 def test_what_is_no_evaluation_is_refused(model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SamConfig, SamModel
+from transformers.utils import logging as library_logging
 
 from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamOutput
 
@@ -363,8 +364,10 @@ def test_sam_is_never_trained(make_model: Any, inputs: Inputs, sam_inputs: Input
 def test_free_backbones_get_gradients(make_model: Any, inputs: Inputs) -> None:
     model = make_model(freeze_backbones=False).train()
     training_step(model, {"pixel_values": inputs["pixel_values"], "input_ids": torch.randint(3, 98, (2, 2, 7))})
-    for part in (model.clip.vision_model.encoder, model.clip.text_model.encoder, model.clip.text_projection):
-        assert all(parameter.grad is not None for parameter in part.parameters())
+    used = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert {name for name in used if name.startswith("clip.")} and not any("clip.text_" in name for name in used)
+    # With several processes, a parameter that requires a gradient and gets none is an error
+    assert used == [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert model.clip.training
 
 
@@ -457,7 +460,7 @@ def test_prompts_in_chunks_give_the_same(
     # A board of 16 separate cells: with a rough map of its own, whatever the network says
     board = torch.full((2, SIDE, SIDE), 0.1)
     board[:, 2::12, 2::12] = 0.9
-    model._rough_map = lambda logits, size: board
+    model.localizer.to_map = lambda logits, size: board
     expected = model(**inputs, **sam_inputs)
     assert len(expected.pred_masks[0]) == 9
     model.config.prompt_batch_size = prompt_batch_size
@@ -485,7 +488,7 @@ def test_single_mask_output(make_model: Any, inputs: Inputs, sam_inputs: Inputs)
     assert outputs.pred_masks[0].shape == (1, 1, 32, 32)
 
 
-@pytest.mark.parametrize("fields", [{"merge": "sum_norm"}, {"merge": "anomaly_weighted"}, {"mask_fusion": "binary"}])
+@pytest.mark.parametrize("fields", [{"merge": "sum_norm"}, {"merge": "average"}, {"mask_fusion": "binary"}])
 @torch.no_grad()
 def test_merge_options_reach_the_map(
     make_model: Any, inputs: Inputs, sam_inputs: Inputs, fields: dict[str, str]
@@ -698,6 +701,22 @@ def test_forward_and_backward_do_not_make_a_fresh_head_trained(tiny_config: Clip
     assert not model.head_is_trained
 
 
+@torch.no_grad()
+def test_overwriting_a_fresh_head_does_not_train_it(tiny_config: ClipSamConfig) -> None:
+    model = ClipSamForAnomalySegmentation(tiny_config)
+    for parameter in model.umci.parameters():
+        parameter.zero_()
+    assert not model.head_is_trained
+    with pytest.raises(ValueError, match="random weights"):
+        model.check_trained()
+
+
+def test_whoever_sets_weights_by_hand_says_so(tiny_config: ClipSamConfig) -> None:
+    model = ClipSamForAnomalySegmentation(tiny_config)
+    model.head_is_trained = True
+    model.check_trained()
+
+
 def test_optimizer_step_makes_a_head_trained(tiny_config: ClipSamConfig, inputs: Inputs) -> None:
     model = ClipSamForAnomalySegmentation(tiny_config)
     training_step(model, inputs)
@@ -752,7 +771,7 @@ def test_fields_can_be_given(backbones: tuple[Path, Path]) -> None:
         *backbones, feature_layers=(2, 4), image_size=32, scale_sizes=(2,), freeze_backbones=False
     )
     assert (tuple(model.config.feature_layers), model.config.image_size) == ((2, 4), 32)
-    assert all(parameter.requires_grad for parameter in model.clip.parameters())
+    assert all(parameter.requires_grad for parameter in model.clip.vision_model.encoder.parameters())
 
 
 def test_configs_stay_shared_with_the_backbones(backbones: tuple[Path, Path]) -> None:
@@ -828,3 +847,51 @@ def test_backbone_that_lacks_a_tensor_raises(backbones: tuple[Path, Path]) -> No
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 tensors.*visual_projection.weight"):
         ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones)
+
+
+# --- out of a ClipSAM
+
+
+def same(part: torch.nn.Module, other: torch.nn.Module) -> bool:
+    expected = other.state_dict()
+    return part.state_dict().keys() == expected.keys() and all(
+        torch.equal(value, expected[name]) for name, value in part.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("save", [{}, {"max_shard_size": "20KB"}], ids=["one file", "shards"])
+def test_backbones_may_come_out_of_a_clipsam(
+    make_model: Any, tmp_path: Path, save: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = make_model()
+    whole.save_pretrained(tmp_path / "whole", **save)
+    capture_library_logs(caplog)
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(tmp_path / "whole", tmp_path / "whole")
+    assert same(model.clip, whole.clip) and same(model.sam, whole.sam)
+    assert model.config.localizer == "similarity" and model.config.clip_name_or_path == str(tmp_path / "whole")
+    assert caplog.text == ""  # neither what the head is not needed for, nor that the other half is unexpected
+
+
+def test_backbones_may_come_out_of_a_clipsam_without_backbones(backbones: tuple[Path, Path], tmp_path: Path) -> None:
+    trained = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones, localizer="umci")
+    trained.save_pretrained(tmp_path / "head", save_backbones=False)
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(tmp_path / "head", tmp_path / "head")
+    assert same(model.clip, trained.clip) and same(model.sam, trained.sam)
+
+
+def test_another_kind_in_the_place_of_clip_is_refused(backbones: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="is of the kind 'sam', where a CLIP"):
+        ClipSamForAnomalySegmentation.from_clip_sam_pretrained(backbones[1], backbones[1])
+
+
+def test_loading_says_nothing(make_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_model().save_pretrained(tmp_path)
+    capture_library_logs(caplog)
+    ClipSamForAnomalySegmentation.from_pretrained(tmp_path)
+    assert caplog.text == ""
+
+
+def capture_library_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """The library's logger does not hand its records on."""
+    library_logging.get_logger("transformers").addHandler(caplog.handler)
+    library_logging.get_logger("clipsam_hf").addHandler(caplog.handler)

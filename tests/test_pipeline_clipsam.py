@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline: what it accepts, what it answers, and what it says when it cannot."""
 
+import base64
 import io
+import json
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -20,7 +22,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from clipsam_hf import ClipSamForAnomalySegmentation
 from clipsam_hf.image_loading import ImageReadError
-from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline, _TextEmbeddingCache
+from clipsam_hf.inference_clipsam import ClipSamInference, TextEmbeddingCache
+from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 
 
@@ -38,8 +41,7 @@ def pipe(
     """A pipeline with few sentences, whose head counts as trained and whose rough maps have regions for SAM."""
     tiny_processor.normal_states, tiny_processor.abnormal_states = ["{}", "perfect {}"], ["damaged {}"]
     tiny_processor.prompt_templates = ["a photo of a {}."]
-    with torch.no_grad():
-        next(tiny_model.umci.parameters()).add_(0.01)
+    tiny_model.head_is_trained = True
     pipe = ZeroShotAnomalySegmentationPipeline(model=tiny_model, processor=tiny_processor, task=TASK)
     rough = pipe(photograph(), refine=False)["anomaly_map"]
     tiny_model.config.binarize_threshold = float(np.median(rough))
@@ -473,15 +475,15 @@ def test_change_makes_a_class_name_be_encoded_again(
     change: Callable[[ZeroShotAnomalySegmentationPipeline], None],
 ) -> None:
     with torch.no_grad():
-        before = pipe._get_text_embeddings("candle")
+        before = ClipSamInference(pipe.model, pipe.processor, pipe._texts).embed("candle")
         change(pipe)
-        after = pipe._get_text_embeddings("candle")
+        after = ClipSamInference(pipe.model, pipe.processor, pipe._texts).embed("candle")
     assert len(num_encodings) == 2
     assert before.dtype != after.dtype or not torch.equal(before, after)
 
 
 def test_cache_forgets_the_least_recently_used(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
-    cache = _TextEmbeddingCache(max_entries=2)
+    cache = TextEmbeddingCache(max_entries=2)
     made = []
 
     def get(key: str) -> None:
@@ -496,7 +498,7 @@ def test_cache_forgets_the_least_recently_used(pipe: ZeroShotAnomalySegmentation
 
 
 def test_cache_belongs_to_one_model(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
-    cache = _TextEmbeddingCache()
+    cache = TextEmbeddingCache()
     cache.get(pipe.model, "key", lambda: torch.zeros(1))
     assert cache.get(pipe.model.clip, "key", lambda: torch.ones(1)) == 1
 
@@ -509,6 +511,21 @@ def test_threads_get_the_same_answers(pipe: ZeroShotAnomalySegmentationPipeline,
     assert len(num_encodings) == 1  # the fixture has encoded "object"
     for image, name, result in zip(images, names, results, strict=True):
         assert_same(result, pipe(image, class_name=name))
+
+
+def test_result_as_json(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
+    expected = pipe(photograph())
+    result = json.loads(json.dumps(pipe(photograph(), as_json=True)))
+    assert result.keys() == expected.keys()
+    assert (result["score"], result["label"], result["regions"]) == (
+        expected["score"],
+        expected["label"],
+        expected["regions"],
+    )
+    mask = Image.open(io.BytesIO(base64.b64decode(result["mask"])))
+    assert (np.asarray(mask) == np.asarray(expected["mask"])).all()
+    anomaly_map = np.asarray(Image.open(io.BytesIO(base64.b64decode(result["anomaly_map"]))))
+    assert np.abs(anomaly_map / 65535 - expected["anomaly_map"]).max() <= 0.5 / 65535 + 1e-7
 
 
 def test_pipeline_can_be_pickled_after_use(pipe: ZeroShotAnomalySegmentationPipeline) -> None:

@@ -238,19 +238,12 @@ def test_white_space_of_a_name_does_not_matter(tiny_processor: ClipSamProcessor)
     assert torch.equal(spaced, tiny_processor(text="wax candle", return_tensors="pt")["input_ids"])
 
 
-def test_long_name_is_cut_and_keeps_the_end_token(
-    tiny_processor: ClipSamProcessor, warnings_of_processor: list[str]
-) -> None:
-    inputs = tiny_processor(text="candle " * 400, return_tensors="pt")
-    assert inputs["input_ids"].shape[-1] == 77
-    real = inputs["attention_mask"].any(dim=-1)
-    assert (inputs["input_ids"][real][:, -1] == tiny_processor.tokenizer.eos_token_id).all()
-    assert len(warnings_of_processor) == 1 and "is cut to 77" in warnings_of_processor[0]
+def test_long_name_is_refused(tiny_processor: ClipSamProcessor) -> None:
+    with pytest.raises(ValueError, match=r"tokens, and CLIP reads 77.*Choose a shorter class name"):
+        tiny_processor(text="candle " * 400, return_tensors="pt")
 
 
-def test_name_that_just_fits_is_not_warned_of(
-    tiny_processor: ClipSamProcessor, warnings_of_processor: list[str]
-) -> None:
+def test_name_that_just_fits_is_taken(tiny_processor: ClipSamProcessor) -> None:
     sentence_length = len(tiny_processor.tokenizer("a photo of a damaged candle.")["input_ids"])
     processor = ClipSamProcessor(
         tiny_processor.image_processor,
@@ -261,9 +254,26 @@ def test_name_that_just_fits_is_not_warned_of(
         prompt_templates=["a photo of a {}."],
     )
     processor(text="candle", max_length=sentence_length)
-    assert warnings_of_processor == []
-    processor(text="candle", max_length=sentence_length - 1)
-    assert len(warnings_of_processor) == 1
+    with pytest.raises(ValueError, match=f"and CLIP reads {sentence_length - 1}"):
+        processor(text="candle", max_length=sentence_length - 1)
+
+
+@pytest.mark.parametrize("name", ["can\x00dle", "candle\x1b[31m", "\ud800"])
+def test_control_characters_in_a_name_are_refused(tiny_processor: ClipSamProcessor, name: str) -> None:
+    with pytest.raises(ValueError, match="control characters"):
+        tiny_processor(text=name)
+
+
+def test_special_tokens_in_a_name_are_refused(tiny_processor: ClipSamProcessor) -> None:
+    token = tiny_processor.tokenizer.eos_token
+    with pytest.raises(ValueError, match="must not hold the tokenizer's"):
+        tiny_processor(text=f"candle {token.upper()} holder")
+
+
+def test_braces_in_a_name_stay_text(tiny_processor: ClipSamProcessor) -> None:
+    ids = tiny_processor(text="{} {0} bracket", return_tensors="pt")["input_ids"]
+    sentence = tiny_processor.tokenizer.decode(ids[0, 0, 0], skip_special_tokens=True)
+    assert "".join(sentence.split()).endswith("{}{0}bracket.")
 
 
 def test_padding_to_the_longest_sentence(tiny_processor: ClipSamProcessor) -> None:
@@ -462,3 +472,14 @@ def test_unusable_threshold_raises(tiny_processor: ClipSamProcessor, threshold: 
 def test_unusable_target_sizes_raise(tiny_processor: ClipSamProcessor, target_sizes: Any) -> None:
     with pytest.raises(ValueError, match="target_sizes"):
         tiny_processor.post_process_anomaly_segmentation(outputs_of([[0.1]]), target_sizes=target_sizes)
+
+
+def test_parts_may_come_out_of_a_clipsam(tiny_checkpoint: Path, tiny_processor: ClipSamProcessor) -> None:
+    processor = ClipSamProcessor.from_clip_sam_pretrained(tiny_checkpoint, tiny_checkpoint, image_size=48)
+    assert processor.image_processor.size == {"height": 48, "width": 48}
+    for name in ("image_mean", "image_std"):
+        assert getattr(processor.image_processor, name) == getattr(tiny_processor.image_processor, name)
+        assert getattr(processor.sam_image_processor, name) == getattr(tiny_processor.sam_image_processor, name)
+    assert processor.image_processor.image_mean != processor.sam_image_processor.image_mean
+    assert processor.sam_image_processor.to_dict() == tiny_processor.sam_image_processor.to_dict()
+    assert processor.tokenizer.get_vocab() == tiny_processor.tokenizer.get_vocab()

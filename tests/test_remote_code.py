@@ -168,7 +168,16 @@ def test_model_without_code_stays_without(tiny_checkpoint: Path, tmp_path: Path)
 def test_processor_can_carry_its_code_alone(tiny_processor: clipsam_hf.ClipSamProcessor, tmp_path: Path) -> None:
     files = tiny_processor.save_pretrained(tmp_path, save_code=True)
     assert str(tmp_path / "processor_config.json") in map(str, files)
-    needed = {"image_loading.py", "processing_clipsam.py", "prompts_clipsam.py", "publishing_clipsam.py"}
+    needed = {
+        "image_loading.py",
+        "loss_clipsam.py",
+        "processing_clipsam.py",
+        "prompts_clipsam.py",
+        "publishing_clipsam.py",
+        "refinement_clipsam.py",
+        "refiner_clipsam.py",
+        "regions_clipsam.py",
+    }
     assert {path.name for path in tmp_path.glob("*.py")} == needed
     stored = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
     assert stored["auto_map"] == PROCESSOR_REFERENCE

@@ -18,6 +18,7 @@ from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from transformers import get_scheduler
 
+from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import TrainingInterruptedError, schedule, train_umci, trained_parameters
 from clipsam_hf.training.batches import FunctionBatches
@@ -182,6 +183,38 @@ def test_another_configuration_is_refused_with_the_difference(
         train_umci(tiny_model, batch_of_step, num_steps=1, learning_rate=1e-3, output_dir=tmp_path)
     lines = str(caught.value).splitlines()
     assert lines[1:-1] == ["  learning_rate: 0.0001 then, 0.001 now", "  model.focal_gamma: 2.0 then, 1.0 now"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss_resolution", "image"), ("scale_interpolation", "stretched")])
+def test_every_setting_of_the_loss_counts(
+    tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path, name: str, value: str
+) -> None:
+    train_umci(tiny_model, batch_of_step, num_steps=1, output_dir=tmp_path)
+    setattr(tiny_model.config, name, value)
+
+    with pytest.raises(ValueError, match=f"model\\.{name}: .* then, '{value}' now"):
+        train_umci(tiny_model, batch_of_step, num_steps=1, output_dir=tmp_path)
+
+
+def test_what_stays_frozen_counts_where_clip_is_trained(tiny_config: ClipSamConfig, tmp_path: Path) -> None:
+    """The text tower is frozen still, and the loss depends on it."""
+    tiny_config.freeze_backbones = False
+    model = ClipSamForAnomalySegmentation(tiny_config)
+    train_umci(model, batch_of_step, num_steps=1, output_dir=tmp_path)
+    with torch.no_grad():
+        model.clip.text_projection.weight += 1
+
+    with pytest.raises(ValueError, match=r"model\.frozen_weights: '\w+' then, '\w+' now"):
+        train_umci(model, batch_of_step, num_steps=1, output_dir=tmp_path)
+
+
+def test_the_refiner_and_its_settings_do_not_count(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
+    train_umci(tiny_model, batch_of_step, num_steps=1, output_dir=tmp_path)
+    tiny_model.config.merge, tiny_model.config.binarize_threshold = "average", 0.3
+    with torch.no_grad():
+        tiny_model.sam.mask_decoder.iou_token.weight += 1
+
+    assert train_umci(tiny_model, batch_of_step, num_steps=1, output_dir=tmp_path) == []
 
 
 def test_another_clip_is_refused(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:

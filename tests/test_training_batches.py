@@ -14,7 +14,8 @@ from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
-from clipsam_hf.training.batches import FunctionBatches, TrainingBatches, draw_order
+from clipsam_hf.training.batches import FunctionBatches, Place, TrainingBatches, draw_order
+from clipsam_hf.training.texts import draw_text
 from clipsam_hf.training.views import TrainingImages
 
 
@@ -45,7 +46,7 @@ def test_every_epoch_has_each_image_once_in_another_order(images: TrainingImages
     batches = TrainingBatches(images, TEXTS, batch_size=2, seed=3)
     places = [place for batch in range(5) for place in batches.places(batch)]
 
-    first, second = [index for index, _ in places[:5]], [index for index, _ in places[5:]]
+    first, second = [place.image for place in places[:5]], [place.image for place in places[5:]]
     assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4]
     assert first == draw_order(5, 3, 0).tolist() != second == draw_order(5, 3, 1).tolist()
 
@@ -53,7 +54,7 @@ def test_every_epoch_has_each_image_once_in_another_order(images: TrainingImages
 def test_epochs_take_the_views_in_turn(images: TrainingImages) -> None:
     batches = TrainingBatches(images, TEXTS, batch_size=5)
 
-    assert [{view for _, view in batches.places(epoch)} for epoch in range(3)] == [{0}, {1}, {0}]
+    assert [{place.view for place in batches.places(epoch)} for epoch in range(3)] == [{0}, {1}, {0}]
 
 
 def test_another_seed_gives_another_order(images: TrainingImages) -> None:
@@ -93,9 +94,34 @@ def test_workers_change_nothing(images: TrainingImages) -> None:
 
 def test_texts_belong_to_their_images(images: TrainingImages) -> None:
     batches = TrainingBatches(images, TEXTS, batch_size=4)
-    inputs = batches.collate([(1, 0), (2, 0)])
+    inputs = batches.collate([Place(1), Place(2)])
 
     assert torch.equal(inputs["text_embeds"], torch.stack([TEXTS["plate"], TEXTS["candle"]]))
+
+
+def several_texts(count: int) -> dict[str, torch.Tensor]:
+    embeds = torch.randn(len(TEXTS), count, 2, 16, generator=torch.Generator().manual_seed(0))
+    return dict(zip(TEXTS, torch.nn.functional.normalize(embeds, dim=-1), strict=True))
+
+
+def test_an_image_is_spoken_of_in_another_way_in_another_epoch(images: TrainingImages) -> None:
+    texts = several_texts(4)
+    batches = TrainingBatches(images, texts, batch_size=5, seed=1)
+    for epoch in range(3):
+        places = batches.places(epoch)
+        assert [place.text for place in places] == [draw_text(4, 1, epoch, place.image) for place in places]
+        expected = [texts["plate" if place.image % 2 else "candle"][place.text] for place in places]
+        assert torch.equal(batches.collate(places)["text_embeds"], torch.stack(expected))
+    seen = [{place.image: place.text for place in batches.places(epoch)} for epoch in range(3)]
+    assert seen[0] != seen[1] != seen[2]
+
+
+def test_every_process_has_the_texts_of_its_images(images: TrainingImages) -> None:
+    batches = TrainingBatches(images, several_texts(4), batch_size=5)
+    whole = batches.collate(batches.places(2))["text_embeds"]
+    shares = [next(batches.load(2, 3, process_index=index, num_processes=2)) for index in (0, 1)]
+
+    assert torch.equal(torch.cat([share.inputs["text_embeds"] for share in shares]), whole)
 
 
 def test_a_class_name_without_text_is_refused(images: TrainingImages) -> None:
@@ -109,7 +135,7 @@ def test_a_number_out_of_range_is_refused(images: TrainingImages, name: str, val
         TrainingBatches(images, TEXTS, **{"batch_size": 1, name: value})
 
 
-@pytest.mark.parametrize("change", ["image", "text", "seed", "size"])
+@pytest.mark.parametrize("change", ["image", "text", "more texts", "seed", "size"])
 def test_the_description_tells_batches_apart(
     images: TrainingImages, tmp_path: Path, tiny_processor: ClipSamProcessor, change: str
 ) -> None:
@@ -121,6 +147,8 @@ def test_the_description_tells_batches_apart(
         images = TrainingImages(images.samples, tiny_processor, num_views=2)
     elif change == "text":
         texts = {**TEXTS, "plate": TEXTS["candle"]}
+    elif change == "more texts":
+        texts = {word: embeds.expand(2, 2, 16) for word, embeds in TEXTS.items()}
     else:
         options["seed" if change == "seed" else "batch_size"] = 7
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import checkpoints as training_checkpoints
 from clipsam_hf.training import train_umci
 from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
@@ -212,3 +213,21 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
         "trained.safetensors",
         "training_state.json",
     ]
+
+
+def batch_of_two(step: int) -> dict[str, torch.Tensor]:
+    texts = torch.nn.functional.normalize(torch.ones(1, 2, 16), dim=-1)
+    return {"pixel_values": torch.ones(2, 3, 32, 32), "text_embeds": texts, "labels": torch.ones(2, 32, 32)}
+
+
+def test_a_model_with_loaded_weights_may_predict(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
+    """Its own parameters were set by hand: it cannot know that these were trained."""
+    fresh = [ClipSamForAnomalySegmentation(tiny_model.config) for _ in range(2)]
+    for model in fresh:
+        model.clip = tiny_model.clip
+    assert not any(model.head_is_trained for model in fresh)
+    train_umci(tiny_model, batch_of_two, num_steps=1, output_dir=tmp_path)
+
+    load_trained(fresh[0], tmp_path / "checkpoint-1")
+    assert train_umci(fresh[1], batch_of_two, num_steps=1, output_dir=tmp_path) == []  # nothing was left to do
+    assert all(model.head_is_trained for model in fresh)

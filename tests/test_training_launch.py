@@ -24,20 +24,20 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "examples" / "train.py")
 
 
-def launch(configuration: str) -> list[str]:
-    """The command up to the script: by Accelerate with one of our configurations."""
+def launch(configuration: str, *what: str) -> list[str]:
+    """The command up to the options: by Accelerate with one of our configurations."""
     path = ROOT / "examples" / "accelerate" / f"{configuration}.yaml"
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), SCRIPT, "--cpu"]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *what, "--cpu"]
 
 
 @pytest.fixture
 def options(tmp_path: Path, backbones: list[str]) -> list[str]:  # noqa: F811
-    """Twelve steps of two accumulated batches over seven images, with a checkpoint after every fifth."""
+    """Twelve steps over seven images, each of several accumulated batches, with a checkpoint after every fifth."""
     write_set(tmp_path / "plates", "plate")
     return [
         *(*backbones, "--data_dir", str(tmp_path / "plates"), "--no_refine", "--logging_steps", "1"),
-        *("--max_train_steps", "12", "--checkpointing_steps", "5", "--gradient_accumulation_steps", "2"),
-        *("--learning_rate", "1e-3", "--num_views", "2", "--per_device_train_batch_size", "2"),
+        *("--max_train_steps", "12", "--checkpointing_steps", "5", "--total_train_batch_size", "4"),
+        *("--learning_rate", "1e-3", "--num_views", "2", "--per_device_train_batch_size", "1"),
     ]
 
 
@@ -65,7 +65,7 @@ def run_and_send(command: list[str], number: int, *, after: str, to_group: bool)
 def test_a_run_that_was_killed_ends_with_the_same_bytes(
     tmp_path: Path, options: list[str], configuration: str
 ) -> None:
-    command = [*launch(configuration), *options, "--output_dir"]
+    command = [*launch(configuration, SCRIPT), *options, "--output_dir"]
     run_and_send([*command, str(tmp_path / "killed")], signal.SIGKILL, after="step 8", to_group=True)
     time.sleep(1)
     first = newest_checkpoint(tmp_path / "killed")
@@ -102,5 +102,18 @@ def test_an_error_with_readers_at_work_ends_the_process(tmp_path: Path, options:
         [*command, "--dataloader_num_workers", "1"], capture_output=True, text=True, timeout=120, check=False
     )
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "error: " in done.stderr and "001.png" in done.stderr
+
+
+def test_two_processes_keep_the_protocol_of_one(tmp_path: Path, options: list[str]) -> None:
+    """The module needs no file of the repository; a step has the same images, so its loss is the same."""
+    losses = []
+    for configuration in ("cpu", "cpu_two_processes"):
+        output = tmp_path / configuration
+        run([*launch(configuration, "-m", "clipsam_hf.training"), *options, "--output_dir", str(output)])
+        results = json.loads((output / "all_results.json").read_text())
+        losses.append(results["losses"])
+
+    assert results["num_processes"] == 2 and len(losses[0]) == 12
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)

@@ -10,14 +10,14 @@ Every figure of the card comes from these files or from the checkpoint itself.
 """
 
 import argparse
-import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipsam_hf.cards.card import FIGURES, ClipSamCard
-from clipsam_hf.evaluation.report import ALL_KINDS, MEAN
-from clipsam_hf.files import fingerprint
+from clipsam_hf.cards.card import ClipSamCard
+from clipsam_hf.cards.evaluations import CARD_FIGURES, check_evaluation
+from clipsam_hf.files import digest_file
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 
@@ -59,24 +59,27 @@ def runs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [*earlier, {**record, "images": images}]
 
 
-def read_evaluation(path: Path, model: ClipSamForAnomalySegmentation) -> tuple[str, list[dict[str, Any]]]:
-    """Return the name of a set and the rows of its means, or raise if another model was evaluated."""
-    content = json.loads(path.read_text())
-    data, scored = content["protocol"]["data"], content["protocol"]["model"]["weights_sha256"]
-    if scored != fingerprint(model):
-        raise ValueError(f"{path} is of other weights ({scored}) than the checkpoint's ({fingerprint(model)}).")
-    name = f"{data['name']} ({data['images']}, {data['abnormal_images']} defective)"
-    return name, [row for row in content["rows"] if (row["category"], row["kind"]) == (MEAN, ALL_KINDS)]
+def read_evaluation(
+    path: Path, model: ClipSamForAnomalySegmentation, seen: Sequence[str]
+) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return the name of a set and the rows of its means, or raise if they must not stand on the card."""
+    scored = check_evaluation(json.loads(path.read_text()), model, seen)
+    data = scored.protocol["data"]
+    return f"{data['name']} ({data['images']}, {data['abnormal_images']} defective)", scored.means()
 
 
-def main() -> None:
-    """Write the card into the checkpoint's folder."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     parser.add_argument("--training", type=Path, required=True, help="training.json of its run")
     parser.add_argument("--heldout", type=Path, required=True, help="what evaluate_tiny.py --output wrote")
     parser.add_argument("--evaluation", type=Path, action="append", default=[], help="results.json; may be repeated")
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Write the card into the checkpoint's folder."""
+    arguments = parse_args()
 
     from jinja2 import Environment, StrictUndefined
 
@@ -94,13 +97,13 @@ def main() -> None:
         sam=config.sam_config.vision_config,
         runs=runs,
         photographs={name: about for name, about in PHOTOGRAPHS.items() if name in shown},
-        figures=FIGURES,
-        evaluations=dict(read_evaluation(path, model) for path in arguments.evaluation),
+        figures=CARD_FIGURES,
+        evaluations=dict(read_evaluation(path, model, sorted(shown)) for path in arguments.evaluation),
         heldout=heldout,
         columns=[column for column in next(iter(heldout.values())) if column != "F1 at threshold"],
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
         size=weights.stat().st_size,
-        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        sha256=digest_file(weights),
     )
     ClipSamCard(text).save(arguments.checkpoint / "README.md")
 

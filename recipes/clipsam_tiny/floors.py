@@ -10,15 +10,16 @@ is reported, which favours the floor.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from tiny_scores import score_image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from clipsam_hf.data import AnomalyFolder
-from clipsam_hf.metrics import AnomalyMetrics
+from clipsam_hf.metrics import AnomalyMetrics, resize_mask
 
 
 __all__ = ["FLOORS", "Floor", "main"]
@@ -88,29 +89,30 @@ FLOORS: dict[str, Floor] = {
 def measure(data: AnomalyFolder, size: int, mask_resize: str) -> dict[str, dict[str, float]]:
     """Return the figures of every floor, by its name: means over the categories."""
     metrics = {name: AnomalyMetrics() for name in FLOORS}
-    resample = Image.Resampling.NEAREST if mask_resize == "nearest" else Image.Resampling.BILINEAR
     for sample in tqdm(data, unit="image", disable=None):
         picture = sample.load_image().resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         image = np.asarray(picture, np.float32) / 255
-        truth = Image.fromarray(sample.load_mask().astype(np.uint8) * 255).resize((size, size), resample)
-        mask = np.asarray(truth) > 127
+        mask = resize_mask(sample.load_mask(), (size, size), mask_resize)
         for name, floor in FLOORS.items():
             anomaly_map = Image.fromarray(floor(image).astype(np.float32))
             values = np.asarray(anomaly_map.resize((size, size), Image.Resampling.BILINEAR))
-            score = float(np.sort(values.ravel())[-values.size // 1000 :].mean())
-            metrics[name].update(values, mask, sample.category, image_score=score)
+            metrics[name].update(values, mask, sample.category, image_score=score_image(values))
     return {name: each.compute()["mean"] for name, each in metrics.items()}
 
 
-def main() -> None:
-    """Print the table."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("--layout", default="auto")
     parser.add_argument("--split", default="all", help="'all' or one of the set's own")
     parser.add_argument("--size", type=int, default=400, help="side of the square in which maps and masks meet")
     parser.add_argument("--mask_resize", choices=("nearest", "bilinear"), default="nearest")
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = parse_args()
     data = AnomalyFolder(arguments.root, arguments.layout, split=None if arguments.split == "all" else arguments.split)
     rows = measure(data, arguments.size, arguments.mask_resize)
     contrasts = [name for name in rows if name.startswith("local contrast")]

@@ -57,6 +57,9 @@ class UmciSettings:
     feature_layers: tuple[int, ...] = ClipSettings.feature_layers[1:]
     umci_hidden_size: int = 64
     scale_sizes: tuple[int, ...] = (3, 9)
+    # the embedded checkpoint learnt with these two, whatever a new configuration has
+    scale_interpolation: Literal["aligned", "stretched"] = "stretched"
+    loss_resolution: Literal["grid", "image"] = "grid"
     head: Literal["conv", "text"] = "conv"
     schedule: Schedule = ((700, 128, 24), (950, 256, 8))
     faintest: float = 0.7
@@ -222,6 +225,8 @@ def train_head(
         image_size=settings.image_size,
         umci_hidden_size=settings.umci_hidden_size,
         scale_sizes=settings.scale_sizes,
+        scale_interpolation=settings.scale_interpolation,
+        loss_resolution=settings.loss_resolution,
         head=settings.head,
         min_region_fraction=settings.min_region_fraction,
         prompt_type=settings.prompt_type,

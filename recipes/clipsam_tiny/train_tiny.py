@@ -13,6 +13,7 @@ stage that was interrupted goes on where it stopped when the same command is giv
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,7 @@ def finish(pool: ScenePool, arguments: argparse.Namespace) -> None:
     print(calibration, flush=True)
 
 
-def main() -> None:
-    """Run the chosen stage."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the stages' states and results")
@@ -107,8 +107,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda")
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--fast", action="store_true", help="train in bfloat16, if the processor has it")
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
 
+
+def main() -> None:
+    """Run the chosen stage."""
+    arguments = parse_args()
     torch.set_num_threads(arguments.num_threads)
     folder, start_from = arguments.output_dir, arguments.start_from
     pool_folder = arguments.pool or folder / "pool"

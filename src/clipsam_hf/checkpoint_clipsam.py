@@ -15,12 +15,21 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import CommitInfo
+from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import CLIPModel, PreTrainedConfig, PreTrainedModel, SamModel
-from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash, logging
+from transformers import AutoConfig, CLIPModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    extract_commit_hash,
+    logging,
+)
 
 from .publishing_clipsam import PUSH_OPTIONS, push, replace_files, update_json
 from .publishing_clipsam import save_code as copy_code
+from .refiner_clipsam import find_refiner
 
 
 logger = logging.get_logger(__name__)
@@ -29,17 +38,15 @@ logger = logging.get_logger(__name__)
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 _PLACE_OPTIONS = ("revision", "subfolder")
 
-BACKBONES: dict[str, type[PreTrainedModel]] = {"clip": CLIPModel, "sam": SamModel}
+BACKBONES = ("clip", "sam")
+"""Names of the backbones in the model, and the prefixes of their fields in the configuration."""
 
 
 class ClipSamCheckpointModel(PreTrainedModel):
     """What a ClipSAM has of `PreTrainedModel` and does differently: to load, to save, to publish."""
 
-    _head_is_loaded: bool
-    _head_versions: tuple[int, ...]
-
-    def _count_head_updates(self) -> tuple[int, ...]:
-        raise NotImplementedError
+    localizer: Any
+    head_is_trained: Any
 
     def _freeze(self) -> None:
         raise NotImplementedError
@@ -91,8 +98,7 @@ class ClipSamCheckpointModel(PreTrainedModel):
         if missing and source is not None and not ignore_mismatched_sizes:
             raise ValueError(_missing_tensors_message(source, missing))
         random = [*missing, *(key for key, *_ in loading_info["mismatched_keys"])]
-        model._head_is_loaded = not any(key.startswith("umci.") for key in random)
-        model._head_versions = model._count_head_updates()
+        model.head_is_trained = not any(_is_of_head(model, key) for key in random)
         model._freeze()  # the library has put new parameters in the place of the frozen ones
         if source is not None:
             model.config.name_or_path = model.name_or_path = os.fspath(source)
@@ -137,7 +143,7 @@ class ClipSamCheckpointModel(PreTrainedModel):
         if not save_backbones:
             _check_backbones_are_elsewhere(self.config)
             tensors = kwargs.pop("state_dict", None) or self.state_dict()
-            kwargs["state_dict"] = {name: tensor for name, tensor in tensors.items() if name.startswith("umci.")}
+            kwargs["state_dict"] = {name: tensor for name, tensor in tensors.items() if _is_of_head(self, name)}
             kwargs["max_shard_size"] = "1TB"
 
         with replace_files(save_directory) as folder:
@@ -216,7 +222,7 @@ def _gather(config_class: Any, source: str | os.PathLike, kwargs: dict[str, Any]
     weights = "model.safetensors" if variant is None else f"model.{variant}.safetensors"
     path = cached_file(source, weights, **{**hub_options, **{k: v for k, v in place.items() if v is not None}})
     tensors = load_file(str(path))
-    for part, model_class in BACKBONES.items():
+    for part in BACKBONES:
         name, revision = _origin_of(config, part)
         if name is None:
             raise ValueError(
@@ -224,7 +230,7 @@ def _gather(config_class: Any, source: str | os.PathLike, kwargs: dict[str, Any]
                 f" say where {part.upper()} comes from: `{part}_name_or_path` is None."
             )
         try:
-            backbone = load_backbone(model_class, name, {**hub_options, "revision": revision or "main"})
+            backbone = load_backbone(part, name, {**hub_options, "revision": revision or "main"})
         except OSError as error:
             raise OSError(
                 f"The checkpoint {os.fspath(source)!r} holds the trained head alone, and its {part.upper()}, {name!r}"
@@ -234,28 +240,78 @@ def _gather(config_class: Any, source: str | os.PathLike, kwargs: dict[str, Any]
     return {**kwargs, **dtype, "config": config, "state_dict": tensors}
 
 
-def load_backbone(
-    model_class: type[PreTrainedModel], name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]
-) -> Any:
+def load_backbone(part: str, name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> Any:
     """Loads CLIP or SAM; a missing tensor is an error, since a random backbone would go unnoticed.
 
     Args:
-        model_class (`type`): `CLIPModel` or `SamModel`.
-        name_or_path (`str` or `os.PathLike`): Repository or folder.
+        part (`str`): `"clip"` or `"sam"`.
+        name_or_path (`str` or `os.PathLike`): Repository or folder of such a model, or of a ClipSAM, whose own is
+            taken.
         kwargs (`Mapping`): For its `from_pretrained`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If the checkpoint lacks a tensor.
+        ValueError: If the checkpoint lacks a tensor, is of another kind, or its kind of SAM is not supported.
         OSError: If there is no such checkpoint.
     """
+    stored, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    if stored.get("model_type") == "clipsam":
+        return _take_backbone(part, name_or_path, stored, kwargs)
+    model_class = _backbone_class(part, stored, name_or_path)
     loaded: Any = model_class.from_pretrained(name_or_path, **kwargs, output_loading_info=True)
+    return _checked(loaded, name_or_path)
+
+
+def _backbone_class(part: str, stored: Mapping[str, Any], source: str | os.PathLike) -> type[PreTrainedModel]:
+    kind = stored.get("model_type")
+    if part == "sam":
+        return find_refiner(str(kind)).model_class
+    if kind != "clip":
+        raise ValueError(f"{os.fspath(source)!r} is of the kind {kind!r}, where a CLIP ('clip') is needed.")
+    return CLIPModel
+
+
+def _take_backbone(
+    part: str, source: str | os.PathLike, stored: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> PreTrainedModel:
+    """Takes CLIP or SAM out of a ClipSAM, or loads it from where a ClipSAM without its backbones says."""
+    options = {name: kwargs[name] for name in (*_HUB_OPTIONS, *_PLACE_OPTIONS) if kwargs.get(name) is not None}
+    others = {name: value for name, value in kwargs.items() if name not in (*_HUB_OPTIONS, *_PLACE_OPTIONS)}
+    if not stored.get("backbones_saved", True):
+        hub_options = {name: value for name, value in options.items() if name in _HUB_OPTIONS}
+        revision = stored.get(f"{part}_revision") or "main"
+        return load_backbone(part, stored[f"{part}_name_or_path"], {**hub_options, **others, "revision": revision})
+    config = AutoConfig.for_model(**stored[f"{part}_config"])
+    tensors = _read_tensors(source, f"{part}.", options)
+    loaded: Any = _backbone_class(part, stored[f"{part}_config"], source).from_pretrained(
+        None, **others, config=config, state_dict=tensors, output_loading_info=True
+    )
+    return _checked(loaded, source)
+
+
+def _checked(loaded: tuple[PreTrainedModel, Mapping[str, Any]], source: str | os.PathLike) -> PreTrainedModel:
     model, loading_info = loaded
     if loading_info["missing_keys"]:
-        raise ValueError(_missing_tensors_message(name_or_path, sorted(loading_info["missing_keys"])))
+        raise ValueError(_missing_tensors_message(source, sorted(loading_info["missing_keys"])))
     return model
+
+
+def _read_tensors(source: str | os.PathLike, prefix: str, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Reads the tensors of a checkpoint whose names begin with a prefix, and drops that."""
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **options)
+    names = [SAFE_WEIGHTS_NAME]
+    if index is not None:
+        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({file for name, file in weight_map.items() if name.startswith(prefix)})
+    tensors = {}
+    for name in names:
+        with safe_open(str(cached_file(source, name, **options)), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no dictionary
+                if key.startswith(prefix):
+                    tensors[key.removeprefix(prefix)] = file.get_tensor(key)
+    return tensors
 
 
 def find_origin(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -289,9 +345,14 @@ def _missing_tensors_message(source: str | os.PathLike, missing: list[str]) -> s
     return f"The checkpoint {os.fspath(source)!r} lacks {len(missing)} tensors that the model needs: {shown}."
 
 
+def _is_of_head(model: Any, name: str) -> bool:
+    """Whether a tensor belongs to what was trained, by its name in the state dictionary."""
+    return model.localizer.head_name is not None and name.startswith(f"{model.localizer.head_name}.")
+
+
 def _warn_of_broken_head(model: PreTrainedModel, source: str | os.PathLike) -> None:
     for name, weight in model.named_parameters():
-        if name.startswith("umci.") and not weight.is_meta and not torch.isfinite(weight).all():
+        if _is_of_head(model, name) and not weight.is_meta and not torch.isfinite(weight).all():
             logger.warning(f"{name!r} of the checkpoint {os.fspath(source)!r} is not finite: its answers will be NaN.")
             return
 

@@ -15,21 +15,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 from typer import Argument, Option
 
 from . import EMBEDDED_CHECKPOINT, __version__
+from .configuration_clipsam import ClipSamConfig
 from .data.folders import AnomalyFolder
+from .data.layouts import LAYOUTS
+from .evaluation.options import EvaluationOptions
+from .evaluation.output import check_output, check_writable, name_folders
+from .evaluation.processes import choose_device
 from .evaluation.report import FILE_NAMES
-from .evaluation.run import REFINEMENT_FIELDS, EvaluationOptions, check_output
 from .evaluation.run import evaluate as run_evaluation
+from .evaluation.sets import COMBINED_NAME, check_set_outputs, evaluate_sets
+from .evaluation.writers.as_text import to_combined_text
 from .modeling_clipsam import ClipSamForAnomalySegmentation
 from .processing_clipsam import ClipSamProcessor
 
 
 __all__ = ["app", "main"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What `--dtype` takes."""
+
+_MENDABLE: tuple[type[Exception], ...] = (ImportError, OSError, SafetensorError, ValueError, torch.OutOfMemoryError)
+
+# What acts after CLIP and SAM's encoder: with cached embeddings it is cheap to vary
+_SETTINGS = tuple(name for name in ClipSamConfig.names_of("refine", "score") if name != "sam_config")
 
 # Plain help and plain tracebacks: they look the same in a terminal, a log and a pipe.
 app = typer.Typer(
@@ -54,14 +70,20 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def _explained_errors() -> Iterator[None]:
-    """Turn what a user can mend into one message and exit code 2."""
+def _explained_errors(*more: type[Exception]) -> Iterator[None]:
+    """Turn what a user can mend into one message and exit code 2.
+
+    Args:
+        more (`type`): what also comes of bad input here; elsewhere it would be a fault of ours.
+    """
     try:
         yield
     except BrokenPipeError:
         raise  # nobody reads on; typer ends quietly
-    except (ImportError, OSError, SafetensorError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
+    except (*_MENDABLE, *more) as error:
+        # That of a configuration's field is spread over lines; where ours has several, they are a list
+        message = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else str(error)
+        typer.echo(f"error: {message}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -82,18 +104,18 @@ def clipsam(
 
 @app.command()
 def evaluate(
-    root: Annotated[Path, Argument(help="Folder of the data set.")],
-    layout: Annotated[str, Option(help="auto, mvtec, visa, mtd, ksdd2, btad, folder or meta.")] = "auto",
+    roots: Annotated[list[Path], Argument(metavar="ROOT...", help="Folder of the data set, or several.")],
+    layout: Annotated[str, Option(help=f"auto, {', '.join(LAYOUTS)}.")] = "auto",
     category: Annotated[list[str] | None, Option(help="Only this category; repeatable.")] = None,
     split: Annotated[str, Option(help="test, train, or all of them: all.")] = "test",
     visa_split: Annotated[str, Option(help="VisA: 1cls, 2cls_highshot or 2cls_fewshot.")] = "1cls",
     missing_mask: Annotated[str, Option(help="Plain folder: without mask is error or good.")] = "error",
-    mask_threshold: Annotated[float, Option(help="Mask values above it are defects.")] = 0,
+    gt_threshold: Annotated[float, Option(help="Mask values above it are defects.")] = 0,
     model: Annotated[str | None, Option(help="Folder or repository; by default the embedded one.")] = None,
     revision: Annotated[str | None, Option(help="Commit, tag or branch of the repository.")] = None,
     clip: Annotated[str | None, Option(help="With --sam: a bare CLIP that localises by similarity.")] = None,
     sam: Annotated[str | None, Option(help="With --clip: the SAM that refines its maps.")] = None,
-    settings: Annotated[list[str] | None, Option("--set", help="NAME=VALUE of the refinement; repeatable.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", help="NAME=VALUE of refinement, score; repeatable.")] = None,
     refine: Annotated[bool, Option(help="Whether SAM's maps are scored too, beside CLIP's.")] = True,
     class_name: Annotated[str | None, Option(help="What all photographs show.")] = None,
     name_map: Annotated[list[str] | None, Option(help="CATEGORY=CLASS NAME; repeatable.")] = None,
@@ -107,12 +129,14 @@ def evaluate(
     overwrite: Annotated[bool, Option("--overwrite", help="Replace what is in that folder.")] = False,
     save_maps: Annotated[bool, Option("--save-maps", help="Write the maps as 32-bit TIFF.")] = False,
     cache_dir: Annotated[Path | None, Option(help="Keep SAM's embeddings here for the next run.")] = None,
-    batch_size: Annotated[int, Option(help="Photographs per forward pass.")] = 1,
-    num_workers: Annotated[int, Option(help="Processes that read photographs.")] = 0,
+    batch_size: Annotated[int, Option(min=1, help="Photographs per forward pass.")] = 1,
+    num_workers: Annotated[int, Option(min=0, help="Processes that read photographs.")] = 0,
     device: Annotated[str | None, Option(help="cpu, cuda, ...; by default a GPU, where there is one.")] = None,
+    dtype: Annotated[str | None, Option(help=f"{', '.join(DTYPES)}; by default the checkpoint's.")] = None,
 ) -> None:  # fmt: skip
-    """Score a model on a data set with masks: MVTec-AD, VisA, MTD, KolektorSDD2, BTAD or a folder of your own."""
-    with _explained_errors():
+    """Score a model on data sets with masks: MVTec-AD, VisA, MTD, KolektorSDD2, BTAD or folders of your own."""
+    # Whatever can be known without it comes before the model, which may take minutes to load
+    with _explained_errors(StrictDataclassError, TypeError):
         options = EvaluationOptions(
             size=_parse_size(size),
             mask_resize=mask_resize,
@@ -123,69 +147,117 @@ def evaluate(
             streaming=streaming,
             aupro_linear200=aupro_linear200,
         )
-        data = AnomalyFolder(
-            root,
-            layout,
-            category=category or None,
-            split=None if split == "all" else split,
-            class_names=_parse_pairs("--name-map", name_map or []),
-            mask_threshold=mask_threshold,
-            missing_mask=missing_mask,
-            visa_split=visa_split,
-        )
-        if output is not None:
-            check_output(output, overwrite=overwrite)  # before the model: that may take minutes to load
-        network, processor, name = _load_model(model, revision, clip, sam, _parse_settings(settings or []))
+        chosen_device, changes = choose_device(device), _parse_settings(settings or [])
+        reading: dict[str, Any] = {
+            "category": category or None,
+            "split": None if split == "all" else split,
+            "class_names": _parse_pairs("--name-map", name_map or []),
+            "gt_threshold": gt_threshold,
+            "missing_mask": missing_mask,
+            "visa_split": visa_split,
+        }
+        names = name_folders(roots)
+        sets = {name: AnomalyFolder(root, layout, **reading) for name, root in zip(names, roots, strict=True)}
+        _check_folders(output, names, overwrite, save_maps, cache_dir)
+        network, processor, name = _load_model(model, revision, clip, sam, _parse_dtype(dtype), changes)
+    running: dict[str, Any] = {
+        "output_dir": output,
+        "overwrite": overwrite,
+        "save_maps": save_maps,
+        "cache_dir": cache_dir,
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "device": chosen_device,
+        "model_name": name,
+    }
+    with _explained_errors():
         try:
-            results = run_evaluation(
-                network,
-                processor,
-                data,
-                options,
-                output_dir=output,
-                overwrite=overwrite,
-                save_maps=save_maps,
-                cache_dir=cache_dir,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                device=device,
-                model_name=name,
-            )
+            if len(sets) == 1:
+                results = run_evaluation(network, processor, sets[names[0]], options, **running)
+                report = None if results is None else results.to_text()
+            else:
+                found = evaluate_sets(network, processor, sets, options, **running)
+                report = "\n".join([*(each.to_text() for each in found.values()), to_combined_text(found)])
+                report = report if found else None
         except KeyboardInterrupt:
             if output is not None:
                 typer.echo("interrupted; the same command, without --overwrite, goes on from here", err=True)
             raise
-    if results is not None:
-        typer.echo(results.to_text(), nl=False)
+    if report is not None:
+        typer.echo(report, nl=False)
         if output is not None:
-            typer.echo(f"written to {output}: {', '.join(FILE_NAMES.values())}", err=True)
+            files = [*FILE_NAMES.values(), *([COMBINED_NAME] if len(sets) > 1 else [])]
+            typer.echo(f"written to {output}: {', '.join(files)}", err=True)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train a head on one data set and report on another; `clipsam train --help` shows the options."""
+    from .training.run import main as run_training
+
+    run_training(context.args, program="clipsam train")
+
+
+def _check_folders(
+    output: Path | None, names: Sequence[str], overwrite: bool, save_maps: bool, cache_dir: Path | None
+) -> None:
+    """Refuse what cannot, or must not, be written to."""
+    if output is not None and len(names) > 1:
+        check_set_outputs(output, names, overwrite=overwrite)
+    elif output is not None:
+        check_output(output, overwrite=overwrite)
+    elif save_maps:
+        raise ValueError("--save-maps needs --output")
+    if cache_dir is not None:
+        check_writable("cache_dir", cache_dir)
 
 
 def _load_model(
-    model: str | None, revision: str | None, clip: str | None, sam: str | None, settings: Mapping[str, Any]
+    model: str | None,
+    revision: str | None,
+    clip: str | None,
+    sam: str | None,
+    dtype: torch.dtype | None,
+    settings: Mapping[str, Any],
 ) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor, str]:
     """Load a ClipSAM, or put one together from a CLIP and a SAM; with the name that reports give it."""
+    for name in (model, clip, sam):
+        if name is not None and _looks_like_a_path(name) and not Path(name).is_dir():
+            raise NotADirectoryError(f"{name!r} is no folder with a checkpoint")
     try:
-        return _load_parts(model, revision, clip, sam, settings)
+        return _load_parts(model, revision, clip, sam, dtype, settings)
     except OSError as error:
-        # The library's own message may be about the network alone
+        # The library's own message may be about the network alone, and goes on with hints over several lines
         names = " and ".join(repr(name) for name in (model, clip, sam) if name) or f"'{EMBEDDED_CHECKPOINT}'"
-        raise OSError(f"cannot load {names}: {error}") from error
+        raise OSError(f"cannot load {names}: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _looks_like_a_path(name: str) -> bool:
+    """Tell a path from the name of a repository, which has one part or two."""
+    return name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
 
 
 def _load_parts(
-    model: str | None, revision: str | None, clip: str | None, sam: str | None, settings: Mapping[str, Any]
+    model: str | None,
+    revision: str | None,
+    clip: str | None,
+    sam: str | None,
+    dtype: torch.dtype | None,
+    settings: Mapping[str, Any],
 ) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor, str]:
+    loading: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     if clip is None and sam is None:
-        source = str(EMBEDDED_CHECKPOINT) if model is None else model
-        network = ClipSamForAnomalySegmentation.from_pretrained(source, revision=revision or "main", **settings)
-        processor = ClipSamProcessor.from_pretrained(source, revision=revision or "main")
+        source, revision = str(EMBEDDED_CHECKPOINT) if model is None else model, revision or "main"
+        network = ClipSamForAnomalySegmentation.from_pretrained(source, revision=revision, **loading, **settings)
+        processor = ClipSamProcessor.from_pretrained(source, revision=revision)
         return network, processor, _public_name(source)
     if clip is None or sam is None:
         raise ValueError("--clip and --sam belong together")
     if model is not None or revision is not None:
         raise ValueError("--model and --revision cannot be combined with --clip and --sam")
-    network = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(clip, sam, **settings)
+    network = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
+        clip, sam, clip_kwargs=loading, sam_kwargs=loading, **settings
+    )
     processor = ClipSamProcessor.from_clip_sam_pretrained(clip, sam, image_size=network.config.image_size)
     return network, processor, f"{_public_name(clip)} + {_public_name(sam)}"
 
@@ -203,6 +275,12 @@ def _parse_size(text: str) -> int | None:
     return int(text)
 
 
+def _parse_dtype(text: str | None) -> torch.dtype | None:
+    if text is not None and text not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {text!r}")
+    return None if text is None else DTYPES[text]
+
+
 def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     """Read NAME=VALUE, in which the value may hold further signs of equality."""
     pairs = {}
@@ -215,12 +293,12 @@ def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Read settings of the refinement, whose values are JSON or plain words."""
+    """Read settings of refinement and score, whose values are JSON or plain words."""
     settings: dict[str, Any] = {}
     for name, value in _parse_pairs("--set", texts).items():
-        if name not in REFINEMENT_FIELDS:
-            nearest = difflib.get_close_matches(name, REFINEMENT_FIELDS, n=1, cutoff=0)[0]
-            raise ValueError(f"--set takes {', '.join(REFINEMENT_FIELDS)}, got {name!r}; did you mean {nearest!r}?")
+        if name not in _SETTINGS:
+            nearest = difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0)[0]
+            raise ValueError(f"--set takes {', '.join(_SETTINGS)}, got {name!r}; did you mean {nearest!r}?")
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:

@@ -3,14 +3,17 @@
 """ClipSAM model configuration."""
 
 import difflib
+import json
 import math
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPConfig, PreTrainedConfig, SamConfig
+from transformers import AutoConfig, CLIPConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
+
+from .refiner_clipsam import find_refiner
 
 
 logger = logging.get_logger(__name__)
@@ -46,6 +49,24 @@ SAM_HUGE: dict[str, Any] = {
 
 FUSED_FEATURES = ("original", "row", "column", "scale")
 
+PURPOSES = ("localize", "refine", "score", "train", "origin")
+"""What a field may steer: the rough map, its refinement, what is read from the map, training; or it says where the
+model comes from."""
+
+
+def setting(purpose: str, default: Any) -> Any:
+    """Declares a field and what it steers.
+
+    Args:
+        purpose (`str`): One of `PURPOSES`.
+        default (`Any`): The field's default.
+    """
+    return field(default=default, metadata={"purpose": purpose})
+
+
+# What a network's own configuration says of its file and not of its answers
+_PLACE_KEYS = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
+
 # What the library itself stores in a config.json beside the declared fields.
 _LIBRARY_KEYS = frozenset(
     {
@@ -71,14 +92,16 @@ _LIBRARY_KEYS = frozenset(
 class ClipSamConfig(PreTrainedConfig):
     r"""Configuration of a [`ClipSamForAnomalySegmentation`]. The defaults are the full-size model.
 
-    The tag behind each field says where its default comes from: [S] the paper's abstract or its authors' answers,
+    Each field declares what it steers, one of [`PURPOSES`]: `settings_of` gives the fields by it. The tag behind a
+    field says where its default comes from: [S] the paper's abstract or its authors' answers,
     [L] read in code of the same family, [M p] remembered and unverified with probability p, [D] our design.
     `docs/method.md` explains each choice. The prompt words are the processor's ([`ClipSamProcessor`]).
 
     Args:
         clip_config (`CLIPConfig` or `dict`, *optional*): CLIP; by default that of
             `openai/clip-vit-large-patch14-336`. [M .8][L]
-        sam_config (`SamConfig` or `dict`, *optional*): SAM; by default that of `facebook/sam-vit-huge`. [M .6]
+        sam_config (`SamConfig`, `SamHQConfig` or `dict`, *optional*): SAM, of a kind in `REFINERS`; a dictionary's
+            `model_type` says of which, SAM by default. By default that of `facebook/sam-vit-huge`. [M .6]
         feature_layers (`tuple[int]`, defaults to `(6, 12, 18, 24)`): The stages: blocks of CLIP's vision tower,
             counted from 1, whose outputs (before the post layer norm, class token dropped) are used. [M .8][L]
         image_size (`int`, defaults to 518): Side of the square that a photograph is squashed to for CLIP, in
@@ -90,6 +113,11 @@ class ClipSamConfig(PreTrainedConfig):
             in tokens; odd. [M .45]
         scale_sizes (`tuple[int]`, defaults to `(3, 9)`): Kernel and stride of the scale path's average poolings,
             in tokens. Two scales are [S], their sizes [M .2].
+        scale_interpolation (`"aligned"` or `"stretched"`, defaults to `"aligned"`): How the scale path's poolings
+            come back to the grid: every cell over the tokens that it is the mean of; or, as up to release 0.1.0, all
+            cells stretched over the grid, which moves features by tokens where the last cell is cut. [D]
+        normalize_features (`bool`, defaults to `False`): Whether UMCI's input is normalised per token and stage, to
+            mean 0 and variance 1 over the channels. [D]
         head (`"conv"` or `"text"`, defaults to `"conv"`): How the fused feature becomes logits: a 1x1 convolution,
             or the scalar product with the two projected texts. [D]
         fused_features (`tuple[str]`, defaults to `("original", "row", "column", "scale")`): What the fusion
@@ -111,10 +139,10 @@ class ClipSamConfig(PreTrainedConfig):
         multimask_output (`bool`, defaults to `True`): Three masks per prompt [S], or SAM's single one.
         mask_fusion (`"soft"` or `"binary"`, defaults to `"soft"`): Fuse mask probabilities at SAM's low resolution
             and resample once, or binarise every mask at full resolution and fuse then. [D]
-        merge (`"average"`, `"anomaly_weighted"` or `"sum_norm"`, defaults to `"average"`): How masks and rough map
-            are merged: the mean of both [D]; the same with a region's masks weighted by its highest rough anomaly, so
-            that SAM's confidence ranks masks and not regions [D]; or the min-max-normalised sum, which is nearest to
-            memory of the paper [M .5].
+        merge (`"anomaly_weighted"`, `"average"` or `"sum_norm"`, defaults to `"anomaly_weighted"`): How masks and
+            rough map are merged: the mean of both, a region's masks weighted by its highest rough anomaly, so that
+            SAM's confidence ranks masks and not regions [D]; the mean of both, masks weighted by SAM's confidence
+            alone [D]; or the min-max-normalised sum, which is nearest to memory of the paper [M .5].
         prompt_batch_size (`int`, *optional*): Prompts per call of SAM's decoder; by default 2 on a CPU and all of
             them on an accelerator. [D]
         image_score (`"top_fraction"`, `"max"` or `"text"`, defaults to `"top_fraction"`): The image's score: mean
@@ -122,9 +150,12 @@ class ClipSamConfig(PreTrainedConfig):
         score_top_fraction (`float`, defaults to 0.001): The share of pixels that `"top_fraction"` averages. [D]
         stage_loss_weights (`tuple[float]`, *optional*): Weight of each stage in the loss, equal by default.
             ([M .45] has 0.1, 0.1, 0.1, 0.7.)
+        loss_resolution (`"grid"` or `"image"`, defaults to `"grid"`): Where the loss compares: on the token grid,
+            labels averaged per token, or at the size of the labels, logits upsampled. [D]
         focal_gamma (`float`, defaults to 2.0): Focusing exponent of the focal loss. [M .75][L]
         freeze_backbones (`bool`, defaults to `True`): CLIP gets no gradient and stays in evaluation mode. The trained
-            part is UMCI [S]; with `False`, CLIP is trained too. SAM is never trained: unmodified [S].
+            part is UMCI [S]; with `False`, CLIP's vision tower is trained too, as far as the localizer reads it. The
+            text tower stays as it is, and SAM is never trained: unmodified [S].
         auxiliary_dataset (`str`, *optional*): Name of the set that the checkpoint was trained on.
         auxiliary_epochs (`int`, *optional*): Epochs of that training, fixed before it began. [M .35] has 6.
         auxiliary_seed (`int`, *optional*): Seed of that training.
@@ -147,53 +178,56 @@ class ClipSamConfig(PreTrainedConfig):
     model_type = "clipsam"
     sub_configs_defaults = {
         "clip_config": SubConfigSpec(config_class=CLIPConfig, init_kwargs=CLIP_LARGE_336),
-        "sam_config": SubConfigSpec(config_class=SamConfig, init_kwargs=SAM_HUGE),
+        "sam_config": SubConfigSpec(config_class=AutoConfig, model_type="sam", init_kwargs=SAM_HUGE),
     }
 
     # Given as an object, a dictionary or None; always an object afterwards, which no type can say.
-    clip_config: Any = None
-    sam_config: Any = None
+    clip_config: Any = setting("localize", None)
+    sam_config: Any = setting("refine", None)
 
-    feature_layers: list[int] | tuple[int, ...] = (6, 12, 18, 24)
-    image_size: int = 518
-    localizer: Literal["umci", "similarity"] = "umci"
+    feature_layers: list[int] | tuple[int, ...] = setting("localize", (6, 12, 18, 24))
+    image_size: int = setting("localize", 518)
+    localizer: Literal["umci", "similarity"] = setting("localize", "umci")
 
-    umci_hidden_size: int = 256
-    strip_kernel_size: int = 3
-    scale_sizes: list[int] | tuple[int, ...] = (3, 9)
-    head: Literal["conv", "text"] = "conv"
-    fused_features: list[str] | tuple[str, ...] = FUSED_FEATURES
+    umci_hidden_size: int = setting("localize", 256)
+    strip_kernel_size: int = setting("localize", 3)
+    scale_sizes: list[int] | tuple[int, ...] = setting("localize", (3, 9))
+    scale_interpolation: Literal["aligned", "stretched"] = setting("localize", "aligned")
+    normalize_features: bool = setting("localize", False)
+    head: Literal["conv", "text"] = setting("localize", "conv")
+    fused_features: list[str] | tuple[str, ...] = setting("localize", FUSED_FEATURES)
 
-    binarize_threshold: float | int = 0.5
-    mask_threshold: float | int = 0.5
-    decision_threshold: float | int | None = None
-    calibrated_refine: bool = True
+    binarize_threshold: float | int = setting("refine", 0.5)
+    mask_threshold: float | int = setting("score", 0.5)
+    decision_threshold: float | int | None = setting("score", None)
+    calibrated_refine: bool = setting("score", True)
 
-    min_region_fraction: float | int = 16 / 518**2
-    max_regions: int = 10
-    prompt_type: Literal["box_and_points", "box", "points"] = "box_and_points"
-    num_points: int = 5
-    point_seed: int = 0
-    multimask_output: bool = True
-    mask_fusion: Literal["soft", "binary"] = "soft"
-    merge: Literal["average", "anomaly_weighted", "sum_norm"] = "average"
-    prompt_batch_size: int | None = None
+    min_region_fraction: float | int = setting("refine", 16 / 518**2)
+    max_regions: int = setting("refine", 10)
+    prompt_type: Literal["box_and_points", "box", "points"] = setting("refine", "box_and_points")
+    num_points: int = setting("refine", 5)
+    point_seed: int = setting("refine", 0)
+    multimask_output: bool = setting("refine", True)
+    mask_fusion: Literal["soft", "binary"] = setting("refine", "soft")
+    merge: Literal["anomaly_weighted", "average", "sum_norm"] = setting("refine", "anomaly_weighted")
+    prompt_batch_size: int | None = setting("refine", None)
 
-    image_score: Literal["top_fraction", "max", "text"] = "top_fraction"
-    score_top_fraction: float | int = 0.001
+    image_score: Literal["top_fraction", "max", "text"] = setting("score", "top_fraction")
+    score_top_fraction: float | int = setting("score", 0.001)
 
-    stage_loss_weights: list[float | int] | tuple[float | int, ...] | None = None
-    focal_gamma: float | int = 2.0
-    freeze_backbones: bool = True
-    auxiliary_dataset: str | None = None
-    auxiliary_epochs: int | None = None
-    auxiliary_seed: int | None = None
+    stage_loss_weights: list[float | int] | tuple[float | int, ...] | None = setting("train", None)
+    loss_resolution: Literal["grid", "image"] = setting("train", "grid")
+    focal_gamma: float | int = setting("train", 2.0)
+    freeze_backbones: bool = setting("train", True)
+    auxiliary_dataset: str | None = setting("origin", None)
+    auxiliary_epochs: int | None = setting("origin", None)
+    auxiliary_seed: int | None = setting("origin", None)
 
-    clip_name_or_path: str | None = None
-    clip_revision: str | None = None
-    sam_name_or_path: str | None = None
-    sam_revision: str | None = None
-    backbones_saved: bool = True
+    clip_name_or_path: str | None = setting("origin", None)
+    clip_revision: str | None = setting("origin", None)
+    sam_name_or_path: str | None = setting("origin", None)
+    sam_revision: str | None = setting("origin", None)
+    backbones_saved: bool = setting("origin", True)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_about_unknown_fields(kwargs)
@@ -206,8 +240,51 @@ class ClipSamConfig(PreTrainedConfig):
             if __name__.startswith("transformers_modules"):
                 self.custom_pipelines = hub_pipelines
 
+        if isinstance(self.sam_config, dict):
+            find_refiner(self.sam_config.get("model_type", "sam"))  # else the library would know another kind
         super().__post_init__(**kwargs)
         self.check_fields()
+
+    @classmethod
+    def names_of(cls, *purposes: str) -> tuple[str, ...]:
+        """Names of the fields that steer something.
+
+        Args:
+            purposes (`str`): Some of `PURPOSES`.
+
+        Returns:
+            `tuple[str, ...]`: In the order of the fields.
+
+        Raises:
+            ValueError: If a purpose is unknown.
+
+        Example:
+            >>> ClipSamConfig.names_of("train")
+            ('stage_loss_weights', 'loss_resolution', 'focal_gamma', 'freeze_backbones')
+        """
+        for purpose in purposes:
+            if purpose not in PURPOSES:
+                raise ValueError(f"A purpose must be one of {PURPOSES}, got {purpose!r}.")
+        return tuple(each.name for each in fields(cls) if each.metadata.get("purpose") in purposes)
+
+    def settings_of(self, *purposes: str) -> dict[str, Any]:
+        """The fields that steer something, as JSON values: what a result depends on beside weights and input.
+
+        Args:
+            purposes (`str`): Some of `PURPOSES`.
+
+        Returns:
+            `dict[str, Any]`: By name, in the order of the fields; CLIP's and SAM's configurations are dictionaries.
+
+        Raises:
+            ValueError: If a purpose is unknown.
+
+        Example:
+            >>> ClipSamConfig().settings_of("score")["image_score"]
+            'top_fraction'
+        """
+        values = {name: getattr(self, name) for name in self.names_of(*purposes)}
+        return {name: _to_json(value) for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Serialises to a dictionary, with the `custom_pipelines` entry of a checkpoint that carries its own code."""
@@ -296,12 +373,7 @@ class ClipSamConfig(PreTrainedConfig):
             )
         if self.prompt_batch_size is not None and self.prompt_batch_size < 1:
             raise ValueError(f"`prompt_batch_size` must be positive or None, but got {self.prompt_batch_size}.")
-        sam_config = self.sam_config
-        if sam_config.vision_config.output_channels != sam_config.mask_decoder_config.hidden_size:
-            raise ValueError(
-                f"`sam_config.vision_config.output_channels` ({sam_config.vision_config.output_channels}) must equal"
-                f" `sam_config.mask_decoder_config.hidden_size` ({sam_config.mask_decoder_config.hidden_size})."
-            )
+        find_refiner(self.sam_config.model_type).check_config(self.sam_config)
 
     def _warn_about_unknown_fields(self, kwargs: dict[str, Any]) -> None:
         known = [field.name for field in fields(self)]
@@ -313,4 +385,17 @@ class ClipSamConfig(PreTrainedConfig):
             logger.warning(f"`ClipSamConfig` has no field `{name}`; it is kept but not used{hint}")
 
 
-__all__ = ["ClipSamConfig"]
+def _to_json(value: Any) -> Any:
+    """Makes of a field what JSON would give back; where a network's configuration was loaded from says nothing."""
+    if isinstance(value, PreTrainedConfig):
+        return _without_place(json.loads(value.to_json_string(use_diff=False)))
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _without_place(described: Any) -> Any:
+    if not isinstance(described, dict):
+        return described
+    return {name: _without_place(entry) for name, entry in described.items() if name not in _PLACE_KEYS}
+
+
+__all__ = ["FUSED_FEATURES", "PURPOSES", "ClipSamConfig", "setting"]

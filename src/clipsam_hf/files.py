@@ -5,6 +5,8 @@
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ __all__ = [
     "digest_json",
     "digest_pixels",
     "digest_tensors",
+    "fill_folder_atomically",
     "fingerprint",
     "open_atomically",
 ]
@@ -163,3 +166,42 @@ def open_atomically(path: Path) -> Iterator[IO[bytes]]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def fill_folder_atomically(path: Path) -> Iterator[Path]:
+    """Fill a new folder, which takes its place only when the block ends well, so that nothing half-written stays.
+
+    Args:
+        path (`Path`): the place: an empty folder, or nothing yet. Folders above it are made.
+
+    Returns:
+        `ContextManager[Path]`: of the folder to write to until then.
+
+    Raises:
+        FileExistsError: if something is there already.
+        OSError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "as-parquet"
+        >>> with fill_folder_atomically(path) as folder:
+        ...     (folder / "data").mkdir()
+        ...     path.exists()
+        False
+        >>> [inner.name for inner in path.iterdir()]
+        ['data']
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"'{path}' exists and is no empty folder; give another one.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.parent / f".{path.name}-{uuid.uuid4().hex}"
+    beside.mkdir()
+    try:
+        yield beside
+        if path.exists():
+            path.rmdir()
+        beside.rename(path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise

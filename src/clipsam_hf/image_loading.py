@@ -44,6 +44,9 @@ MAX_PIXELS = 89_478_485
 MAX_DOWNLOAD_BYTES = 256 * 2**20
 """A download stops here: about what `MAX_PIXELS` pixels of RGB take without compression."""
 
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits per pixel that cameras give: the depths that are told apart in images of 16 bits."""
+
 # Pillow hands PostScript to an external interpreter: not a thing to do with a file from a stranger.
 _REFUSED_FORMATS = {"EPS"}
 
@@ -60,15 +63,23 @@ class ImageReadError(ValueError):
     """The source exists, but no image can be made of it; the message names the source and the reason."""
 
 
-def load_rgb(image: ImageInput, *, max_pixels: int = MAX_PIXELS, timeout: float | None = None) -> Image.Image:
+def load_rgb(
+    image: ImageInput,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    timeout: float | None = None,
+    bit_depth: int | None = None,
+) -> Image.Image:
     """
     Read an image from any usual source as upright 8-bit RGB.
 
-    What is done to the pixels, always the same for the same file and never stretched per image:
+    What is done to the pixels, always the same for the same file and never stretched to the values of one image:
 
     * the EXIF orientation is applied, so maps and boxes refer to the photograph as it is displayed;
     * transparent pixels are laid on white, whatever colour hides under them;
-    * 16-bit grey (`I;16`, `I;16B`, `I`, `uint16`) is divided by 257: 0..65535 becomes 0..255;
+    * integers of more than 8 bits (`I;16`, `I;16B`, `I`, `uint16`) are scaled by their bit depth: 0..65535 becomes
+      0..255, but where a camera put 12 bits into a file of 16, 0..4095 does. Without `bit_depth` it is the least of
+      8, 10, 12, 14 and 16 bits that holds the image; one below 16 is logged as a warning, once per process and depth;
     * floats must lie in [0, 1] and become 0..255; `bool` becomes 0 and 255;
     * grey, palette, 1-bit and CMYK images are converted by Pillow;
     * of several frames or pages the first is taken, with a warning.
@@ -82,6 +93,10 @@ def load_rgb(image: ImageInput, *, max_pixels: int = MAX_PIXELS, timeout: float 
             Largest height x width that is read. Pillow itself refuses more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
         timeout (`float`, *optional*):
             Seconds to wait for each answer of a URL's server; `None` waits for ever.
+        bit_depth (`int`, *optional*):
+            Bits that the camera gave, 8 to 16, where the source holds 16 (or 32) bits per pixel; others ignore it.
+            Give it for a set of varying exposure: the depth that is found in a dark photograph may be less than that
+            of its neighbours, and only with one depth do all share one scale.
 
     Returns:
         `PIL.Image.Image`: A new image of mode "RGB".
@@ -89,6 +104,7 @@ def load_rgb(image: ImageInput, *, max_pixels: int = MAX_PIXELS, timeout: float 
     Raises:
         ImageReadError: If the source is no readable image, is truncated, too large, ambiguous, or out of range.
         TypeError: If `image` is of another type, or an array of another dtype.
+        ValueError: If `max_pixels` or `bit_depth` is no such number.
         FileNotFoundError, IsADirectoryError, PermissionError: If a path cannot be opened.
 
     Example:
@@ -100,23 +116,27 @@ def load_rgb(image: ImageInput, *, max_pixels: int = MAX_PIXELS, timeout: float 
     >>> image = load_rgb(np.full((2, 3), 65535, dtype=np.uint16))
     >>> image.mode, image.size, image.getpixel((0, 0))
     ('RGB', (3, 2), (255, 255, 255))
+    >>> load_rgb(np.full((2, 3), 4095, dtype=np.uint16), bit_depth=12).getpixel((0, 0))
+    (255, 255, 255)
 
     ```
     """
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(f"`max_pixels` must be a positive integer, got {max_pixels!r}.")
+    if bit_depth is not None and (not isinstance(bit_depth, int) or not 8 <= bit_depth <= 16):
+        raise ValueError(f"`bit_depth` must be an integer from 8 to 16, got {bit_depth!r}.")
     name = _describe(image)
     if isinstance(image, torch.Tensor):
         image = _to_numpy(image)
     if isinstance(image, np.ndarray):
-        return _to_rgb(_from_array(image, name, max_pixels), name)
+        return _to_rgb(_from_array(image, name, max_pixels, bit_depth), name, bit_depth)
     if isinstance(image, Image.Image):
-        return _decode(image, name, max_pixels)
+        return _decode(image, name, max_pixels, bit_depth)
     with _open_binary(image, name, timeout) as file, _open_image(file, name, max_pixels) as opened:
         # MPO is one photograph with a preview behind it, as many phones write it: nothing is lost there.
         if getattr(opened, "is_animated", False) and opened.format != "MPO":
             warnings.warn(f"{name} has several frames or pages; only the first is used.", stacklevel=2)
-        return _decode(opened, name, max_pixels)
+        return _decode(opened, name, max_pixels, bit_depth)
 
 
 def _describe(image: object) -> str:
@@ -244,19 +264,19 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _decode(image: Image.Image, name: str, max_pixels: int, bit_depth: int | None) -> Image.Image:
     """Decode, turn upright and convert a PIL image, without touching the one that was given."""
     _check_size(image.height, image.width, name, max_pixels)
     with _decoding(name, max_pixels):
         # A copy in any case, so that the result outlives the file.
-        return _to_rgb(ImageOps.exif_transpose(image), name)
+        return _to_rgb(ImageOps.exif_transpose(image), name, bit_depth)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, bit_depth: int | None) -> Image.Image:
     """Convert an image of any mode to 8-bit RGB, transparency on white."""
     if image.mode == "F" or image.mode.startswith("I"):
         # "I" holds 32 bits, but what people store in it are 16-bit pictures: older Pillow reads 16-bit PNG as "I".
-        return Image.fromarray(_to_uint8(np.asarray(image), name)).convert("RGB")
+        return Image.fromarray(_to_uint8(np.asarray(image), name, bit_depth)).convert("RGB")
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
@@ -270,7 +290,7 @@ def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
-def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
+def _from_array(array: np.ndarray, name: str, max_pixels: int, bit_depth: int | None) -> Image.Image:
     """Make a PIL image of 8 bits from an array of any accepted layout and dtype."""
     if array.dtype.kind not in "buf" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
         raise TypeError(f"{name} is not accepted: an image array is uint8, uint16, bool or float in [0, 1].")
@@ -289,11 +309,11 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
     _check_size(array.shape[0], array.shape[1], name, max_pixels)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    return Image.fromarray(np.ascontiguousarray(_to_uint8(array, name)))
+    return Image.fromarray(np.ascontiguousarray(_to_uint8(array, name, bit_depth)))
 
 
-def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """Rescale pixel values to 0..255 by what their dtype stands for, never by what this image happens to hold."""
+def _to_uint8(values: np.ndarray, name: str, bit_depth: int | None) -> np.ndarray:
+    """Rescale pixel values to 0..255 by what their dtype and their bit depth stand for."""
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.bool_:
@@ -308,12 +328,30 @@ def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
                 f"{name} holds float values from {low:g} to {high:g}, accepted are 0 to 1: divide by the full range."
             )
         return np.clip(np.rint(values * np.float32(255)), 0, 255).astype(np.uint8)
-    if values.min() < 0 or values.max() > 65535:
+    return _integers_to_uint8(values, name, bit_depth)
+
+
+def _integers_to_uint8(values: np.ndarray, name: str, bit_depth: int | None) -> np.ndarray:
+    """Rescale integers of more than 8 bits by the depth that is given, or else by the least that holds them."""
+    low, high = int(values.min()), int(values.max())
+    most = 2 ** (bit_depth or 16) - 1
+    if low < 0 or high > most:
         raise ImageReadError(
-            f"{name} holds integers from {values.min()} to {values.max()}, accepted are 16 bits, 0 to 65535."
+            f"{name} holds integers from {low} to {high}, accepted are {bit_depth or 16} bits, 0 to {most}."
         )
-    logger.info("%s has 16 bits per pixel: its full range 0..65535 is rescaled to 0..255.", name)
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if bit_depth is None:
+        # A file does not say how many of its 16 bits the camera used, and a picture of 12 bits read as 16 is black.
+        # Only depths that cameras have: the photographs of one set then seldom fall on two sides of a power of two.
+        bit_depth = next(depth for depth in BIT_DEPTHS if high < 2**depth)
+        most = 2**bit_depth - 1
+        if bit_depth < 16:
+            # Two of these messages in one run also tell that two photographs do not share one scale.
+            logger.warning_once(
+                f"An image of 16 bits per pixel holds {bit_depth} bits: 0 to {most} becomes 0 to 255. Give "
+                "`load_rgb` a `bit_depth` if other photographs of the set are brighter. This is said once."
+            )
+    logger.info("%s has more than 8 bits per pixel: 0 to %d is rescaled to 0 to 255.", name, most)
+    return ((values.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
 
 
 __all__ = ["ImageInput", "ImageReadError", "load_rgb"]

@@ -7,22 +7,25 @@ An independent implementation of Li et al., "ClipSAM: CLIP and SAM collaboration
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, SamModel
+from transformers import CLIPModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .checkpoint_clipsam import BACKBONES, ClipSamCheckpointModel, find_origin, load_backbone
+from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, load_backbone
 from .configuration_clipsam import ClipSamConfig
+from .localizer_clipsam import LOCALIZERS, ImageFeatures
 from .loss_clipsam import anomaly_segmentation_loss
-from .refinement_clipsam import SamPrompts, build_prompts, find_regions, fuse_masks, merge_maps, score_map
-from .umci_clipsam import ClipSamUmci
+from .refinement_clipsam import Refinement, RefinementOptions, refine_map, score_map
+from .refiner_clipsam import find_refiner
 
 
 logger = logging.get_logger(__name__)
@@ -43,9 +46,10 @@ class ClipSamOutput(ModelOutput):
             `pixel_values`, float32 in [0, 1].
         anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): The final map, float32 in [0, 1]: refined
             by SAM if SAM's pixels were given, else equal to `rough_anomaly_map`.
-        pred_score (`torch.Tensor` of shape `(batch_size,)`): The image's score, in [0, 1].
-        pred_masks (`tuple` of `torch.Tensor` of shape `(num_regions, num_masks, height, width)`): SAM's low-resolution
-            mask logits, over its padded square.
+        pred_score (`torch.Tensor` of shape `(batch_size,)`): The image's score by the final map, in [0, 1].
+        rough_score (`torch.Tensor` of shape `(batch_size,)`): The image's score by the rough map, in [0, 1].
+        pred_masks (`tuple` of `torch.Tensor` of shape `(num_regions, num_masks, height, width)`): The refiner's
+            low-resolution mask logits, over its padded square.
         iou_scores (`tuple` of `torch.Tensor` of shape `(num_regions, num_masks)`): SAM's own estimate of each mask.
         input_boxes (`tuple` of `torch.Tensor` of shape `(num_regions, 4)`): Box prompts, XYXY in SAM's frame.
         input_points (`tuple` of `torch.Tensor` of shape `(num_regions, num_points, 2)`): Point prompts, XY in SAM's
@@ -61,6 +65,7 @@ class ClipSamOutput(ModelOutput):
     rough_anomaly_map: Tensor | None = None
     anomaly_map: Tensor | None = None
     pred_score: Tensor | None = None
+    rough_score: Tensor | None = None
     pred_masks: tuple[Tensor, ...] | None = None
     iou_scores: tuple[Tensor, ...] | None = None
     input_boxes: tuple[Tensor, ...] | None = None
@@ -111,14 +116,17 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
     def __init__(self, config: ClipSamConfig) -> None:
         super().__init__(config)
         config.check_fields()
+        self.localizer = LOCALIZERS[config.localizer](config)
+        self.refiner = find_refiner(config.sam_config.model_type)(config.sam_config)
         self.clip = CLIPModel._from_config(config.clip_config)
-        self.sam = SamModel._from_config(config.sam_config)
-        if config.localizer == "umci":
-            self.umci = nn.ModuleList([ClipSamUmci(config) for _ in config.feature_layers])
+        self.sam = self.refiner.model_class._from_config(config.sam_config)
+        head = self.localizer.build_head()
+        if head is not None:
+            setattr(self, self.localizer.head_name, head)
         self._freeze()
         self.post_init()
-        self._head_is_loaded = False
-        self._head_versions = self._count_head_updates()
+        self._head_is_trained = head is None
+        self._updates_at_first_loss: tuple[int, ...] | None = None
 
     @classmethod
     def from_clip_sam_pretrained(
@@ -138,11 +146,11 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         multiple of CLIP's patch size that is nearest to 518 as input size, and where the backbones come from.
 
         Args:
-            clip_name_or_path: Repository name or folder of a `CLIPModel`.
-            sam_name_or_path: Repository name or folder of a `SamModel`.
+            clip_name_or_path: Repository name or folder of a CLIP, or of a ClipSAM, whose CLIP is taken.
+            sam_name_or_path: The same of a SAM, of any kind in `REFINERS`.
             localizer: `"similarity"` or `"umci"`.
             clip_kwargs: Keyword arguments of `CLIPModel.from_pretrained`, for example `revision` or `dtype`.
-            sam_kwargs: Keyword arguments of `SamModel.from_pretrained`.
+            sam_kwargs: The same of SAM's class.
             config_kwargs: Fields of [`ClipSamConfig`].
 
         Returns:
@@ -168,7 +176,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             config_kwargs.setdefault(f"{part}_name_or_path", origin)
             config_kwargs.setdefault(f"{part}_revision", commit)
             kwargs["revision"] = commit or kwargs.get("revision") or "main"
-            backbones.append(load_backbone(BACKBONES[part], name_or_path, kwargs))
+            backbones.append(load_backbone(part, name_or_path, kwargs))
         clip, sam = backbones
 
         depth, patch_size = clip.config.vision_config.num_hidden_layers, clip.config.vision_config.patch_size
@@ -188,37 +196,67 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         model = skeleton._adopt_backbones(clip, sam)
         if localizer == "umci":
             logger.warning("The UMCI head is new: train it before use, or take `localizer='similarity'`.")
-        else:
-            logger.warning("The model localises by CLIP's similarity, without training; UMCI would need a checkpoint.")
         return model.eval()
 
-    def _adopt_backbones(self, clip: CLIPModel, sam: SamModel) -> "ClipSamForAnomalySegmentation":
+    def _adopt_backbones(self, clip: CLIPModel, sam: PreTrainedModel) -> "ClipSamForAnomalySegmentation":
         """Replaces the meta backbones of a skeleton by loaded ones and gives the head real, initialised weights."""
         self.clip, self.sam = clip, sam
         self._freeze()
-        if self.config.localizer == "umci":
-            self.umci.to_empty(device=clip.device).float()
-            self.umci.apply(self._init_weights)
-            self._head_versions = self._count_head_updates()
+        head = self._head
+        if head is not None:
+            head.to_empty(device=clip.device).float()
+            head.apply(self._init_weights)
         return self
 
+    @property
+    def _head(self) -> nn.Module | None:
+        """The trained part of the localizer, if it has one."""
+        return None if self.localizer.head_name is None else getattr(self, self.localizer.head_name)
+
     def _count_head_updates(self) -> tuple[int, ...]:
-        return tuple(parameter._version for parameter in self.umci.parameters()) if hasattr(self, "umci") else ()
+        head = self._head
+        return () if head is None else tuple(parameter._version for parameter in head.parameters())
 
     @property
     def head_is_trained(self) -> bool:
-        """Whether the model may predict: no head is needed, or it was loaded, or changed since its initialisation."""
-        if self.config.localizer == "similarity" or self._head_is_loaded:
-            return True
-        return self._count_head_updates() != self._head_versions
+        """Whether the model may predict: the localizer has no head, or its weights come from a checkpoint, or a loss
+        of them was differentiated here and they have changed since. Set it to True after setting weights by hand."""
+        if self._head_is_trained or self._updates_at_first_loss is None:
+            return self._head_is_trained
+        return self._count_head_updates() != self._updates_at_first_loss
+
+    @head_is_trained.setter
+    def head_is_trained(self, value: bool) -> None:
+        self._head_is_trained, self._updates_at_first_loss = value, None
+
+    def check_trained(self) -> None:
+        """Raises where the model's answer would be noise.
+
+        Raises:
+            ValueError: If the localizer's head has random weights.
+        """
+        if not self.head_is_trained:
+            raise ValueError(
+                "The UMCI head of this model has random weights, so its answer would be noise: load a trained"
+                " checkpoint, train the head, or take `localizer='similarity'`, which needs no training."
+            )
+
+    def _notice_loss(self, loss: Tensor) -> None:
+        """Remembers the head's first weights of which a loss is differentiated: training is what changes them."""
+        if not self._head_is_trained and self._updates_at_first_loss is None and loss.requires_grad:
+            self._updates_at_first_loss = self._count_head_updates()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loads as any module does; a head that is loaded whole counts as trained."""
+        loaded = super().load_state_dict(state_dict, *args, **kwargs)
+        prefix = f"{self.localizer.head_name}."
+        if not any(name.startswith(prefix) for name in loaded.missing_keys):
+            self.head_is_trained = True
+        return loaded
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy's parameters count their updates from 0 again
-        return {**self.__dict__, "_head_is_loaded": self.head_is_trained}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._head_versions = self._count_head_updates()
+        return {**self.__dict__, "_head_is_trained": self.head_is_trained, "_updates_at_first_loss": None}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.clip.text_model.get_input_embeddings()
@@ -235,10 +273,15 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         return self
 
     def _freeze(self) -> None:
-        """SAM is never trained: it is the official one, unmodified [S], and MMR runs without gradient."""
+        """SAM is never trained: it is the official one, unmodified [S], and MMR runs without gradient.
+
+        Of CLIP only what a loss reaches is trained: with several processes, a parameter without gradient is an error.
+        """
         self.sam.requires_grad_(False)
-        if self.config.freeze_backbones:
-            self.clip.requires_grad_(False)
+        self.clip.requires_grad_(False)
+        if not self.config.freeze_backbones:
+            for part in self.localizer.used_parts(self.clip):
+                part.requires_grad_(True)
 
     def _backbone_grad(self) -> torch.autograd.grad_mode.set_grad_enabled:
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbones)
@@ -292,7 +335,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         return F.normalize(means, dim=-1)
 
     def get_feature_maps(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Computes CLIP's stages, the part of the localisation that depends on the image alone and can be cached.
+        """Computes the localizer's features, which depend on the image alone and can be cached.
 
         Args:
             pixel_values: (batch_size, 3, height, width), any size of at least one patch.
@@ -300,150 +343,72 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         Returns:
             Per stage (batch_size, hidden_size, height / patch_size, width / patch_size), sizes rounded down.
         """
-        vision_outputs = self._encode_image(pixel_values)
-        return self._to_feature_maps(vision_outputs.hidden_states, pixel_values.shape[-2:])
+        return self._encode_image(pixel_values).feature_maps
 
-    def get_image_embeddings(self, sam_pixel_values: Tensor) -> Tensor:
-        """Computes SAM's image embeddings, the part of the refinement that can be cached.
+    def get_image_embeddings(self, sam_pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Computes the refiner's image embeddings, the part of the refinement that can be cached.
 
         Args:
-            sam_pixel_values: (batch_size, 3, size, size), padded to SAM's square.
+            sam_pixel_values: (batch_size, 3, size, size), padded to the refiner's square.
 
         Returns:
-            (batch_size, output_channels, size / patch_size, size / patch_size).
+            One or more tensors (batch_size, ...): SAM's is (batch_size, output_channels, size / patch_size, size /
+            patch_size), SAM-HQ has the first global block's output beside it.
         """
-        return self.sam.get_image_embeddings(sam_pixel_values.to(self.sam.dtype))
+        return self.refiner.encode(self.sam, sam_pixel_values)
 
-    def _encode_image(self, pixel_values: Tensor, *, output_attentions: bool = False) -> Any:
+    def _encode_image(self, pixel_values: Tensor, *, output_attentions: bool = False) -> ImageFeatures:
         with self._backbone_grad():
-            return self.clip.vision_model(
-                pixel_values,
-                interpolate_pos_encoding=True,
-                output_hidden_states=True,
-                output_attentions=output_attentions,
-            )
-
-    def _to_feature_maps(self, hidden_states: tuple[Tensor, ...], size: torch.Size) -> tuple[Tensor, ...]:
-        patch_size = self.config.clip_config.vision_config.patch_size
-        grid = (size[0] // patch_size, size[1] // patch_size)
-        stages = [hidden_states[layer][:, 1:] for layer in self.config.feature_layers]  # (batch, tokens, hidden)
-        return tuple(stage.transpose(1, 2).unflatten(2, grid) for stage in stages)  # (batch, hidden, height, width)
-
-    def _similarity_logits(self, feature_map: Tensor, text_embeds: Tensor) -> Tensor:
-        """Patch tokens in CLIP's joint space against the two texts: (batch_size, 2, height, width)."""
-        with self._backbone_grad():
-            tokens = self.clip.vision_model.post_layernorm(feature_map.permute(0, 2, 3, 1))  # (batch, h, w, hidden)
-            patch_embeds = F.normalize(self.clip.visual_projection(tokens).float(), dim=-1)
-            scale = self.clip.logit_scale.float().exp()
-        return scale * torch.einsum("bhwc,bkc->bkhw", patch_embeds, text_embeds.float())
+            return self.localizer.encode(self.clip, pixel_values, output_attentions=output_attentions)
 
     def _localize(self, feature_maps: tuple[Tensor, ...], text_embeds: Tensor) -> Tensor:
         """Logits of all stages: (batch_size, num_stages, 2, height, width), float32."""
-        if self.config.localizer == "similarity":
-            stages = [self._similarity_logits(feature_map, text_embeds) for feature_map in feature_maps]
-        else:
-            stages = [
-                umci(feature_map, text_embeds) for umci, feature_map in zip(self.umci, feature_maps, strict=True)
-            ]
-        return torch.stack([stage.float() for stage in stages], dim=1)
-
-    def _rough_map(self, logits: Tensor, size: torch.Size) -> Tensor:
-        """Bilinear upsampling, softmax, mean over the stages: (batch_size, *size) in [0, 1]."""
-        # With two classes the softmax is the sigmoid of the difference, and interpolation is linear in it
-        difference = logits[:, :, 1] - logits[:, :, 0]  # (batch, num_stages, height, width)
-        patch_size = self.config.clip_config.vision_config.patch_size
-        covered = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
-        rough = F.interpolate(difference, covered, mode="bilinear").sigmoid().mean(dim=1)  # (batch, *covered)
-        # CLIP ignores the rest of a side that is no multiple of the patch size: its border value is repeated there
-        return F.pad(rough, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
-
-    def _predict_masks(self, image_embeddings: Tensor, prompts: SamPrompts, num_regions: int) -> tuple[Tensor, Tensor]:
-        """SAM's decoder on one image's prompts, in chunks: mask logits and predicted IoU, one row per region."""
-        chunk = self.config.prompt_batch_size or (2 if image_embeddings.device.type == "cpu" else num_regions)
-        masks, scores = [], []
-        for start in range(0, num_regions, chunk):
-            part = {
-                name: None if value is None else value[None, start : start + chunk]
-                for name, value in prompts._asdict().items()
-            }
-            outputs = self.sam(
-                image_embeddings=image_embeddings, multimask_output=self.config.multimask_output, **part
-            )
-            masks.append(outputs.pred_masks[0])
-            scores.append(outputs.iou_scores[0])
-        return torch.cat(masks), torch.cat(scores)
-
-    def _no_masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What SAM would answer to no prompt: mask logits and predicted IoU of no rows."""
-        num_masks = self.config.sam_config.mask_decoder_config.num_multimask_outputs
-        num_masks = num_masks if self.config.multimask_output else 1
-        side = 4 * self.config.sam_config.prompt_encoder_config.image_embedding_size
-        masks = torch.zeros(0, num_masks, side, side, dtype=self.sam.dtype, device=device)
-        return masks, masks[:, :, 0, 0]
-
-    def _encode_prompted(
-        self, prompted: list[int], sam_pixel_values: Tensor | None, image_embeddings: Tensor | None
-    ) -> dict[int, Tensor]:
-        """SAM's embeddings (1, output_channels, height, width) of the images that have something to refine."""
-        if image_embeddings is not None and sam_pixel_values is None:
-            chosen = image_embeddings[prompted]
-        elif sam_pixel_values is not None and image_embeddings is None:
-            chosen = self.get_image_embeddings(sam_pixel_values[prompted]) if prompted else sam_pixel_values[:0]
-        else:
-            raise ValueError("Give either `sam_pixel_values` or `image_embeddings`, not both.")
-        return {index: chosen[[place]] for place, index in enumerate(prompted)}
+        return self.localizer.read(self.clip, self._head, feature_maps, text_embeds)
 
     @torch.no_grad()
     def _refine(
         self,
         rough_anomaly_map: Tensor,
         sam_pixel_values: Tensor | None,
-        image_embeddings: Tensor | None,
+        image_embeddings: tuple[Tensor, ...] | None,
         reshaped_input_sizes: Tensor | None,
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, ...] | None]]:
-        """MMR: regions -> prompts -> SAM -> fused masks. The maps S and, per image, SAM's prompts and answers."""
+    ) -> list[Refinement]:
+        """MMR, image by image, since they differ in their number of prompts."""
         if reshaped_input_sizes is None:
             raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
-        config, device = self.config, rough_anomaly_map.device
-        rough_maps = rough_anomaly_map.detach().cpu().numpy()
-        limits: dict[str, Any] = {"min_region_fraction": config.min_region_fraction, "max_regions": config.max_regions}
-        regions = [find_regions(rough, config.binarize_threshold, **limits) for rough in rough_maps]
+        names = [each.name for each in fields(RefinementOptions)]
+        options = RefinementOptions(**{name: getattr(self.config, name) for name in names})
+        rough_maps = rough_anomaly_map.detach()
+        regions = [options.find_regions(rough) for rough in rough_maps.cpu().numpy()]
         prompted = [index for index, found in enumerate(regions) if found]
         embeddings = self._encode_prompted(prompted, sam_pixel_values, image_embeddings)
 
-        # Images differ in their number of prompts, so SAM's decoder sees them one by one
-        mask_maps, answers = [], []
-        for index, (rough, found) in enumerate(zip(rough_maps, regions, strict=True)):
-            size = reshaped_input_sizes[index].tolist()
-            prompts = build_prompts(
-                found,
-                rough,
-                size,
-                prompt_type=config.prompt_type,
-                num_points=config.num_points,
-                seed=config.point_seed,
-                device=device,
+        refinements = []
+        for index, found in enumerate(regions):
+            decode = partial(
+                self.refiner.decode,
+                self.sam,
+                embeddings.get(index, ()),
+                multimask_output=self.config.multimask_output,
+                chunk=self.config.prompt_batch_size,
             )
-            if found:
-                masks, scores = self._predict_masks(embeddings[index], prompts, len(found))
-            else:
-                masks, scores = self._no_masks(device)
-            sam_size = config.sam_config.vision_config.image_size
-            mask_map = fuse_masks(
-                masks,
-                scores,
-                size,
-                sam_size,
-                rough.shape,
-                region_scores=[region.score for region in found],
-                mask_fusion=config.mask_fusion,
-                merge=config.merge,
-            )
-            mask_maps.append(mask_map.to(device))
-            answers.append((masks, scores, prompts.input_boxes, prompts.input_points))
-        names = ("pred_masks", "iou_scores", "input_boxes", "input_points")
-        columns = zip(names, zip(*answers, strict=True), strict=True)
-        return torch.stack(mask_maps), {name: None if values[0] is None else values for name, values in columns}
+            frame = self.refiner.frame(reshaped_input_sizes[index].tolist())
+            refinements.append(refine_map(rough_maps[index], found, frame, decode, options))
+        return refinements
+
+    def _encode_prompted(
+        self, prompted: list[int], sam_pixel_values: Tensor | None, image_embeddings: tuple[Tensor, ...] | None
+    ) -> dict[int, tuple[Tensor, ...]]:
+        """The refiner's embeddings, each (1, ...), of the images that have something to refine."""
+        if image_embeddings is not None and sam_pixel_values is None:
+            if isinstance(image_embeddings, Tensor):
+                raise TypeError("`image_embeddings` must be a tuple of tensors, as `get_image_embeddings` gives it.")
+            chosen = tuple(each[prompted] for each in image_embeddings)
+        elif sam_pixel_values is not None and image_embeddings is None:
+            chosen = self.get_image_embeddings(sam_pixel_values[prompted]) if prompted else ()
+        else:
+            raise ValueError("Give either `sam_pixel_values` or `image_embeddings`, not both.")
+        return {index: tuple(each[[place]] for each in chosen) for place, index in enumerate(prompted)}
 
     def _score(self, anomaly_map: Tensor, vision_outputs: Any, text_embeds: Tensor) -> Tensor:
         """The image's score by `config.image_score`: (batch_size,) in [0, 1]."""
@@ -470,7 +435,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         *,
         original_sizes: Tensor | None = None,
         feature_maps: tuple[Tensor, ...] | None = None,
-        image_embeddings: Tensor | None = None,
+        image_embeddings: tuple[Tensor, ...] | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
     ) -> ClipSamOutput:
@@ -482,7 +447,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
                 the classes [normal, abnormal].
             attention_mask: As `input_ids`; rows of zeros are fillers.
             text_embeds: (batch_size or 1, 2, projection_dim), instead of `input_ids`: from `get_text_embeddings`.
-            sam_pixel_values: (batch_size, 3, size, size), padded to SAM's square. SAM refines the map if given.
+            sam_pixel_values: (batch_size, 3, size, size), padded to SAM's square. The refiner runs if given.
             reshaped_input_sizes: (batch_size, 2), (height, width) of the real content in `sam_pixel_values`.
             labels: (batch_size, any height, any width), 1 = defect, 0 = good, -100 = ignore.
             original_sizes: Not used; taken so that `model(**processor(...))` works.
@@ -508,12 +473,11 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         elif text_embeds is None or input_ids is not None:
             raise ValueError("Give either `input_ids` or `text_embeds`: the sentences, or their embeddings.")
 
-        # 2. CLIP's stages
+        # 2. The localizer's features
         vision_outputs = None
         if feature_maps is None and pixel_values is not None:
-            vision_outputs = self._encode_image(pixel_values, output_attentions=bool(output_attentions))
             size = pixel_values.shape[-2:]
-            feature_maps = self._to_feature_maps(vision_outputs.hidden_states, size)
+            feature_maps, vision_outputs = self._encode_image(pixel_values, output_attentions=bool(output_attentions))
         elif feature_maps is not None and pixel_values is None:
             patch_size = self.config.clip_config.vision_config.patch_size
             size = torch.Size(patch_size * side for side in feature_maps[0].shape[-2:])
@@ -521,18 +485,16 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("Give either `pixel_values` or `feature_maps`: the images, or CLIP's stages of them.")
         text_embeds = text_embeds.to(feature_maps[0].device).expand(len(feature_maps[0]), -1, -1)
 
-        # 3. Where is it? UMCI, or plain similarity
+        # 3. Where is it? The localizer
         logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
-        rough_anomaly_map = self._rough_map(logits, size)  # (batch, height, width)
+        rough_anomaly_map = self.localizer.to_map(logits, size)  # (batch, height, width)
 
-        # 4. What is its exact shape? MMR with SAM
-        anomaly_map = rough_anomaly_map
-        refinement: dict[str, tuple[Tensor, ...] | None] = {}
+        # 4. What is its exact shape? MMR with the refiner
+        anomaly_map, refinement = rough_anomaly_map, dict[str, Any]()
         if sam_pixel_values is not None or image_embeddings is not None:
-            mask_map, refinement = self._refine(
-                rough_anomaly_map, sam_pixel_values, image_embeddings, reshaped_input_sizes
-            )
-            anomaly_map = merge_maps(rough_anomaly_map, mask_map, merge=self.config.merge)
+            refinements = self._refine(rough_anomaly_map, sam_pixel_values, image_embeddings, reshaped_input_sizes)
+            anomaly_map = torch.stack([each.anomaly_map for each in refinements])  # (batch, height, width)
+            refinement = _collect(refinements)
 
         # 5. Loss
         loss = None
@@ -542,19 +504,36 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
                 labels,
                 stage_weights=self.config.stage_loss_weights,
                 focal_gamma=self.config.focal_gamma,
+                resolution=self.config.loss_resolution,
             )
+            self._notice_loss(loss)
 
+        # 6. Scores
+        rough_score = self._score(rough_anomaly_map, vision_outputs, text_embeds)
+        is_refined = anomaly_map is not rough_anomaly_map
         return ClipSamOutput(
             loss=loss,
             logits=logits,
             rough_anomaly_map=rough_anomaly_map,
             anomaly_map=anomaly_map,
-            pred_score=self._score(anomaly_map, vision_outputs, text_embeds),
+            pred_score=self._score(anomaly_map, vision_outputs, text_embeds) if is_refined else rough_score,
+            rough_score=rough_score,
             text_embeds=text_embeds,
             hidden_states=_select_states(vision_outputs, output_hidden_states),
             attentions=vision_outputs.attentions if vision_outputs is not None and output_attentions else None,
             **refinement,
         )
+
+
+def _collect(refinements: Sequence[Refinement]) -> dict[str, tuple[Tensor, ...] | None]:
+    """The prompts and masks of all images as fields of the output; a kind of prompt that no image has is None."""
+    columns: dict[str, list[Any]] = {
+        "pred_masks": [each.mask_logits for each in refinements],
+        "iou_scores": [each.iou_scores for each in refinements],
+        "input_boxes": [each.prompts.input_boxes for each in refinements],
+        "input_points": [each.prompts.input_points for each in refinements],
+    }
+    return {name: None if values[0] is None else tuple(values) for name, values in columns.items()}
 
 
 def _select_states(vision_outputs: Any, wanted: bool | int | list[int] | None) -> tuple[Tensor | None, ...] | None:

@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The task `"zero-shot-anomaly-segmentation"`: a photograph and the name of what it shows in, the defects out."""
 
+import base64
+import io
 import os
-import threading
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -17,33 +16,24 @@ import torch
 from huggingface_hub import CommitInfo
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
-from transformers import Pipeline, PreTrainedModel
+from transformers import Pipeline
 
 from .checkpoint_clipsam import check_backbones_are_public
-from .image_loading import load_rgb
+from .inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage, TextEmbeddingCache
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
 
 
-CALL_PARAMETERS = ("batch_size", "class_name", "num_workers", "on_error", "refine", "threshold", "timeout")
+CALL_PARAMETERS = ("as_json", "batch_size", "class_name", "num_workers", "on_error", "refine", "threshold", "timeout")
 
 
 @dataclass(frozen=True)
-class _Photograph:
-    """What travels beside the tensors: (height, width), the class name, or why there is nothing to predict."""
+class _Row:
+    """One photograph on its way through the pipeline: what is to be predicted, or why there is nothing."""
 
-    size: tuple[int, int]
-    class_name: str
+    prepared: PreparedImage | None = None
+    prediction: Prediction | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Prediction:
-    """One image's part of the model's output, on the CPU; the tensors are missing if the photograph was."""
-
-    photograph: _Photograph
-    anomaly_map: torch.Tensor | None = None
-    pred_score: torch.Tensor | None = None
 
 
 class ZeroShotAnomalySegmentationPipeline(Pipeline):
@@ -78,7 +68,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         if self.processor is None:
             raise ValueError(f"{type(self).__name__} needs `processor`, a ClipSamProcessor, beside the model.")
         self.model.eval()
-        self._text_cache = _TextEmbeddingCache()
+        self._texts = TextEmbeddingCache()
 
     def __call__(self, images: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Marks the anomalous pixels of one photograph or of many.
@@ -99,6 +89,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             on_error (`"raise"` or `"skip"`, defaults to `"raise"`): With `"skip"`, a photograph that cannot be read
                 gives a row whose `"error"` says why, `"regions"` is empty and all else is None; the others go on.
             num_workers (`int`, defaults to 0): Processes that read photographs of a list or a data set.
+            as_json (`bool`, defaults to `False`): Whether map and mask come as base64 PNG, so that `json.dumps` takes
+                the result: the mask 8-bit, the map 16-bit grey, of which 65535 is 1.
 
         Returns:
             Per photograph a `dict`:
@@ -119,11 +111,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             ImageReadError, OSError: If a photograph cannot be read and `on_error="raise"`.
         """
         raise_if_unknown(kwargs, CALL_PARAMETERS, f"The pipeline {TASK!r}")
-        if not self.model.head_is_trained:
-            raise ValueError(
-                "The UMCI head of this model has random weights, so its answer would be noise: load a trained"
-                " checkpoint, train the head, or take `localizer='similarity'`, which needs no training."
-            )
+        self.model.check_trained()
         class_names = None
         if isinstance(kwargs.get("class_name"), (list, tuple)):
             class_names = list(kwargs.pop("class_name"))
@@ -139,7 +127,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
     def __setstate__(self, state: dict[str, Any]) -> None:
         model_class, config, state_dict, dtype, head_is_trained = state["model"]
         model = model_class.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype)
-        model._head_is_loaded = head_is_trained
+        model.head_is_trained = head_is_trained
         self.__dict__.update(state, model=model.to(state["device"]))
 
     def save_pretrained(
@@ -195,8 +183,9 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             check_class_name(parameters["class_name"])
         if parameters.get("threshold") is not None:
             check_threshold(parameters["threshold"])
-        if not isinstance(parameters.get("refine", True), bool):
-            raise TypeError(f"`refine` must be True or False, got {parameters['refine']!r}.")
+        for name in ("as_json", "refine"):
+            if not isinstance(parameters.get(name, True), bool):
+                raise TypeError(f"`{name}` must be True or False, got {parameters[name]!r}.")
         if parameters.get("on_error", "raise") not in ("raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {parameters['on_error']!r}.")
         timeout = parameters.get("timeout")
@@ -206,7 +195,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         def chosen(*names: str) -> dict[str, Any]:
             return {name: parameters[name] for name in names if name in parameters}
 
-        return chosen("class_name", "on_error", "refine", "timeout"), {}, chosen("refine", "threshold")
+        return chosen("class_name", "on_error", "refine", "timeout"), {}, chosen("as_json", "refine", "threshold")
 
     def preprocess(  # type: ignore[override]
         self,
@@ -219,45 +208,32 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         """Reads one photograph and makes the pixels of CLIP and, if SAM is to refine, of SAM."""
         try:
             item = input_() if callable(input_) else input_
-            name = check_class_name(item.get("class_name", class_name))
-            image = load_rgb(item["image"], timeout=timeout)
-            features = self.processor(images=image, return_sam_inputs=refine, return_tensors="pt")
-            photograph = _Photograph((image.height, image.width), name)
+            prepare = ImagePreparer(self.processor)
+            row = _Row(prepare(item["image"], item.get("class_name", class_name), refine=refine, timeout=timeout))
         except (OSError, TypeError, ValueError) as error:
             if on_error == "raise":
                 raise
-            # A blank keeps the batch in shape; the model never sees it
-            blank = Image.new("RGB", (1, 1))
-            features = self.processor(images=blank, return_sam_inputs=refine, return_tensors="pt")
-            photograph = _Photograph((1, 1), class_name, error=f"{type(error).__name__}: {error}")
-        features.pop("original_sizes")
-        return {**features, "photograph": photograph}
+            row = _Row(error=f"{type(error).__name__}: {error}")
+        return {"row": row}
 
-    def _forward(self, input_tensors: dict[str, Any]) -> dict[str, list[_Prediction]]:  # type: ignore[override]
+    def _forward(self, input_tensors: dict[str, Any]) -> dict[str, list[_Row]]:  # type: ignore[override]
         """Runs the model on the photographs of a batch that could be read."""
-        tensors = dict(input_tensors)
-        photographs = _as_list(tensors.pop("photograph"))
-        readable = [index for index, photograph in enumerate(photographs) if photograph.error is None]
-        predictions = [_Prediction(photograph) for photograph in photographs]
-        if readable:
-            text_embeds = torch.cat([self._get_text_embeddings(photographs[index].class_name) for index in readable])
-            outputs = self.model(
-                **{name: tensor[readable] for name, tensor in tensors.items()}, text_embeds=text_embeds
-            )
-            for index, anomaly_map, pred_score in zip(
-                readable, outputs.anomaly_map.cpu(), outputs.pred_score.cpu(), strict=True
-            ):
-                predictions[index] = _Prediction(photographs[index], anomaly_map, pred_score)
-        return {"predictions": predictions}
+        rows = _as_list(input_tensors["row"])
+        readable = [row.prepared for row in rows if row.prepared is not None]
+        inference = ClipSamInference(self.model, self.processor, self._texts)
+        predictions = iter(inference.predict(readable) if readable else ())
+        return {
+            "rows": [row if row.prepared is None else _Row(prediction=next(predictions)) for row in rows],
+        }
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: Any, threshold: float | None = None, refine: bool = True
+        self, model_outputs: Any, threshold: float | None = None, refine: bool = True, as_json: bool = False
     ) -> dict[str, Any]:
         """Brings one map to its photograph's size and reads score, verdict, mask and regions from it."""
-        (prediction,) = _as_list(model_outputs["predictions"])
-        if prediction.photograph.error is not None:
-            row = dict.fromkeys(("score", "label", "is_anomalous", "anomaly_map", "mask"))
-            return {**row, "regions": [], "error": prediction.photograph.error}
+        (row,) = _as_list(model_outputs["rows"])
+        if row.prediction is None:
+            empty = dict.fromkeys(("score", "label", "is_anomalous", "anomaly_map", "mask"))
+            return {**empty, "regions": [], "error": row.error}
 
         # Thresholds are calibrated on the maps of one `refine` mode and say nothing about those of the other
         config = self.model.config
@@ -266,68 +242,31 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
         decision_threshold = config.decision_threshold if is_calibrated else None
 
+        score, anomaly_map = row.prediction.pred_score, row.prediction.anomaly_map[None]
         (result,) = self.processor.post_process_anomaly_segmentation(
-            SimpleNamespace(anomaly_map=prediction.anomaly_map[None], pred_score=prediction.pred_score[None]),
-            target_sizes=[prediction.photograph.size],
+            SimpleNamespace(anomaly_map=anomaly_map, pred_score=torch.tensor([score])),
+            target_sizes=[row.prediction.size],
             threshold=threshold,
         )
-        is_anomalous = None if decision_threshold is None else result["score"] > decision_threshold
+        is_anomalous = None if decision_threshold is None else score > decision_threshold
+        full_map = result["anomaly_map"].numpy()
+        mask = Image.fromarray(result["mask"].numpy().astype(np.uint8) * np.uint8(255))
         return {
-            "score": result["score"],
+            "score": score,
             "label": None if is_anomalous is None else ("anomalous" if is_anomalous else "normal"),
             "is_anomalous": is_anomalous,
-            "anomaly_map": result["anomaly_map"].numpy(),
-            "mask": Image.fromarray(result["mask"].numpy().astype(np.uint8) * np.uint8(255)),
+            "anomaly_map": _to_png((full_map * 65535).round().astype(np.uint16)) if as_json else full_map,
+            "mask": _to_png(mask) if as_json else mask,
             "regions": result["regions"],
         }
 
-    def _get_text_embeddings(self, class_name: str) -> torch.Tensor:
-        """The two text embeddings of a class name: (1, 2, projection_dim)."""
-        processor, clip = self.processor, self.model.clip
-        words = (processor.normal_states, processor.abnormal_states, processor.prompt_templates)
-        text_tower = (*clip.text_model.parameters(), *clip.text_projection.parameters())
-        # A write in place counts the version up, a move to another device or dtype changes the address. Only a write
-        # through `.data` goes unseen.
-        weights = tuple((weight.data_ptr(), _version_of(weight), weight.dtype, weight.device) for weight in text_tower)
 
-        def encode() -> torch.Tensor:
-            inputs = processor(text=class_name, return_tensors="pt").to(self.device)
-            embeddings: torch.Tensor = self.model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
-            return embeddings
-
-        key = (class_name, tuple(map(tuple, words)), weights, self.device)
-        return self._text_cache.get(self.model, key, encode)
-
-
-class _TextEmbeddingCache:
-    """The most recently used text embeddings of one model, computed once even if several threads ask."""
-
-    def __init__(self, max_entries: int = 256) -> None:
-        self.max_entries = max_entries
-        self._entries: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
-        self._model: Callable[[], PreTrainedModel | None] = lambda: None
-        # It also keeps two threads out of the tokenizer, which lends itself to one at a time
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type["_TextEmbeddingCache"], tuple[int]]:
-        return type(self), (self.max_entries,)  # a copy, in another process perhaps, starts empty
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, model: PreTrainedModel, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Returns the entry, made by `compute` if it is not there."""
-        with self._lock:
-            if self._model() is not model:
-                # Addresses in the keys may come back for the weights of another model
-                self._entries.clear()
-                self._model = weakref.ref(model)
-            if key not in self._entries:
-                self._entries[key] = compute()
-                if len(self._entries) > self.max_entries:
-                    self._entries.popitem(last=False)
-            self._entries.move_to_end(key)
-            return self._entries[key]
+def _to_png(picture: Image.Image | np.ndarray) -> str:
+    """A picture as a base64 PNG."""
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    target = io.BytesIO()
+    image.save(target, format="PNG")
+    return base64.b64encode(target.getvalue()).decode("ascii")
 
 
 class _Rows(Dataset):
@@ -403,10 +342,6 @@ def _to_item(image: Any, class_name: str | None = None, *, is_row: bool = False)
 def _as_list(value: Any) -> list[Any]:
     """The library hands on one value bare and a batch as a list."""
     return value if isinstance(value, list) else [value]
-
-
-def _version_of(weight: torch.Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
 
 
 __all__ = ["TASK", "ZeroShotAnomalySegmentationPipeline"]

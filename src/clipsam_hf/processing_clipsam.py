@@ -4,6 +4,7 @@
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -12,19 +13,21 @@ from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from huggingface_hub import CommitInfo
 from PIL import Image
-from scipy import ndimage
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 
 from .image_loading import ImageInput, load_rgb
+from .loss_clipsam import IGNORE_INDEX
 from .prompts_clipsam import ABNORMAL_STATES, NORMAL_STATES, PROMPT_TEMPLATES, build_sentences
 from .publishing_clipsam import PROCESSOR_REFERENCE, PUSH_OPTIONS, push, replace_files, update_json
+from .refinement_clipsam import resize_map
+from .refiner_clipsam import prepare_photographs
+from .regions_clipsam import describe_regions
 
 
 logger = logging.get_logger(__name__)
@@ -33,9 +36,6 @@ SegmentationMap: TypeAlias = Image.Image | np.ndarray | torch.Tensor
 
 CONTEXT_LENGTH = 77
 """Positions of CLIP's text tower; a tokenizer that knows of fewer is believed."""
-
-IGNORE_INDEX = -100
-"""Label of pixels that the loss leaves out."""
 
 
 class ClipSamProcessorKwargs(ProcessingKwargs, total=False):
@@ -111,8 +111,8 @@ class ClipSamProcessor(ProcessorMixin):
         A centre crop would hide every defect at the border of a photograph that is not square.
 
         Args:
-            clip_name_or_path (`str` or `os.PathLike`): Repository or folder of a CLIP.
-            sam_name_or_path (`str` or `os.PathLike`): Repository or folder of a SAM.
+            clip_name_or_path (`str` or `os.PathLike`): Repository or folder of a CLIP, or of a ClipSAM.
+            sam_name_or_path (`str` or `os.PathLike`): Repository or folder of a SAM, or of a ClipSAM.
             image_size (`int`, defaults to 518): Side of CLIP's square in pixels; that of the model's configuration.
             clip_kwargs (`Mapping`, *optional*): For CLIP's `from_pretrained` calls, for example `revision`.
             sam_kwargs (`Mapping`, *optional*): For SAM's.
@@ -127,17 +127,25 @@ class ClipSamProcessor(ProcessorMixin):
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
             raise ValueError(f"`image_size` must be a positive integer, got {image_size!r}.")
         clip_kwargs, sam_kwargs = dict(clip_kwargs or {}), dict(sam_kwargs or {})
-        image_processor = AutoImageProcessor.from_pretrained(
-            clip_name_or_path,
-            backend="pil",
-            do_resize=True,
-            size={"height": image_size, "width": image_size},
-            resample=Image.Resampling.BICUBIC,
-            do_center_crop=False,
-            **clip_kwargs,
-        )
-        sam_image_processor = AutoImageProcessor.from_pretrained(sam_name_or_path, backend="pil", **sam_kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(clip_name_or_path, **clip_kwargs)
+        squash: dict[str, Any] = {
+            "do_resize": True,
+            "size": {"height": image_size, "width": image_size},
+            "resample": Image.Resampling.BICUBIC,
+            "do_center_crop": False,
+        }
+        if _is_clipsam(clip_name_or_path, clip_kwargs):
+            whole = cls.from_pretrained(clip_name_or_path, **clip_kwargs)
+            tokenizer, found = whole.tokenizer, whole.image_processor
+            image_processor = type(found).from_dict({**found.to_dict(), **squash})
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(clip_name_or_path, **clip_kwargs)
+            image_processor = AutoImageProcessor.from_pretrained(
+                clip_name_or_path, backend="pil", **squash, **clip_kwargs
+            )
+        if _is_clipsam(sam_name_or_path, sam_kwargs):
+            sam_image_processor = cls.from_pretrained(sam_name_or_path, **sam_kwargs).sam_image_processor
+        else:
+            sam_image_processor = AutoImageProcessor.from_pretrained(sam_name_or_path, backend="pil", **sam_kwargs)
         return cls(image_processor, sam_image_processor, tokenizer, **processor_kwargs)
 
     def __call__(
@@ -312,9 +320,9 @@ class ClipSamProcessor(ProcessorMixin):
             height, width = (int(side) for side in target_size)
             if min(height, width) < 1:
                 raise ValueError(f"`target_sizes` holds {(height, width)}, but (height, width) must be positive.")
-            anomaly_map = F.interpolate(square_map[None, None], size=(height, width), mode="bilinear")[0, 0]
+            anomaly_map = resize_map(square_map, (height, width))
             mask = anomaly_map > threshold
-            regions = _describe_regions(anomaly_map.numpy(), mask.numpy())
+            regions = describe_regions(anomaly_map.numpy(), mask.numpy())
             results.append({"anomaly_map": anomaly_map, "mask": mask, "score": score, "regions": regions})
         return results
 
@@ -338,17 +346,16 @@ class ClipSamProcessor(ProcessorMixin):
             "original_sizes": np.array([(image.height, image.width) for image in photographs]),
         }
         if return_sam_inputs:
-            for image in photographs:
-                _check_aspect(image, self.sam_image_processor.size["longest_edge"])
-            features = self.sam_image_processor(photographs, return_tensors=images_kwargs.get("return_tensors"))
-            data["sam_pixel_values"] = features["pixel_values"]
-            data["reshaped_input_sizes"] = features["reshaped_input_sizes"]
+            tensors = images_kwargs.get("return_tensors")
+            data |= prepare_photographs(self.sam_image_processor, photographs, return_tensors=tensors)
         return data
 
     def _encode_class_names(self, names: list[str], text_kwargs: dict[str, Any]) -> dict[str, np.ndarray]:
         """Tokenizes the sentences of all names at once, those of a repeated name once."""
         max_length = text_kwargs.get("max_length") or min(self.tokenizer.model_max_length, CONTEXT_LENGTH)
         unique_names = list(dict.fromkeys(names))
+        for name in unique_names:
+            self._check_special_tokens(name)
         all_states = (self.normal_states, self.abnormal_states)
         sentences = [
             sentence
@@ -361,7 +368,7 @@ class ClipSamProcessor(ProcessorMixin):
         lengths = {len(row) for row in encoding["input_ids"]}
         if len(lengths) > 1:
             raise ValueError(f"`padding` must be 'longest' or 'max_length', got {text_kwargs.get('padding')!r}.")
-        self._warn_if_truncated(sentences, encoding, max_length)
+        self._raise_if_truncated(sentences, encoding, max_length)
 
         num_normal, num_abnormal = (len(states) * len(self.prompt_templates) for states in all_states)
         num_prompts = max(num_normal, num_abnormal)
@@ -375,7 +382,7 @@ class ClipSamProcessor(ProcessorMixin):
             data[key] = pairs[index]  # (batch_size, 2, num_prompts, sequence_length)
         return data
 
-    def _warn_if_truncated(self, sentences: list[str], encoding: Mapping[str, Any], max_length: int) -> None:
+    def _raise_if_truncated(self, sentences: list[str], encoding: Mapping[str, Any], max_length: int) -> None:
         """A cut sentence may have lost the very words that tell damaged from flawless."""
         rows = zip(sentences, encoding["attention_mask"], strict=True)
         longest = max((sentence for sentence, row in rows if sum(row) >= max_length), key=len, default=None)
@@ -384,19 +391,27 @@ class ClipSamProcessor(ProcessorMixin):
         num_tokens = len(self.tokenizer(longest, truncation=False, verbose=False)["input_ids"])
         if num_tokens > max_length:
             shortened = longest if len(longest) <= 80 else longest[:80] + "..."
-            logger.warning(
-                f"{shortened!r} has {num_tokens} tokens and is cut to {max_length}, the end token included: words"
-                " after the class name, such as 'with damage', are lost. Choose a shorter class name."
+            raise ValueError(
+                f"{shortened!r} has {num_tokens} tokens, and CLIP reads {max_length}, the end token included: words"
+                " after the class name, such as 'with damage', would be lost. Choose a shorter class name."
             )
+
+    def _check_special_tokens(self, class_name: str) -> None:
+        """The tokenizer would take a special token for one, and CLIP would read what stands before it alone."""
+        for token in self.tokenizer.all_special_tokens:
+            if token and token.lower() in class_name.lower():
+                raise ValueError(f"A class name must not hold the tokenizer's {token!r}, got {class_name!r}.")
 
 
 def check_class_name(class_name: Any) -> str:
-    """Returns a class name with single spaces, or raises TypeError or ValueError if there is none."""
+    """Returns a class name with single spaces, or raises TypeError or ValueError if it is none that can be read."""
     if not isinstance(class_name, str):
         raise TypeError(f"A class name must be a str such as 'candle', got {class_name!r}.")
     name = " ".join(class_name.split())
     if not name:
         raise ValueError(f"A class name must not be empty, got {class_name!r}; 'object' is the general word.")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise ValueError(f"A class name must not hold control characters, got {class_name!r}.")
     return name
 
 
@@ -417,6 +432,11 @@ def raise_if_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> 
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise TypeError(f"{owner} got an unexpected keyword {name!r}; did you mean {nearest[0]!r}?")
+
+
+def _is_clipsam(name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> bool:
+    stored, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    return stored.get("model_type") == "clipsam"
 
 
 def _pin_backend(image_processor: Any) -> Any:
@@ -447,15 +467,6 @@ def _check_squash(size: Any, do_center_crop: bool | None) -> None:
             "CLIP must see the whole photograph: its image processor needs `do_center_crop=False` and `size` with"
             f" 'height' and 'width', got do_center_crop={do_center_crop} and size={dict(size)}. See"
             " `ClipSamProcessor.from_clip_sam_pretrained`."
-        )
-
-
-def _check_aspect(image: Image.Image, longest_edge: int) -> None:
-    """Refuses a photograph so narrow that SAM's frame would leave it no pixel."""
-    if 2 * longest_edge * min(image.size) < max(image.size):
-        raise ValueError(
-            f"A photograph of {image.height}x{image.width} is narrower than a pixel in SAM's frame of"
-            f" {longest_edge}; take a part of it, or do without SAM."
         )
 
 
@@ -511,19 +522,6 @@ def _to_labels(segmentation_map: Any, size: tuple[int, int]) -> np.ndarray:
     )
     labels = np.where(ignored, IGNORE_INDEX, values != 0)
     return labels[rows[:, None], columns].astype(np.int64)  # (height, width)
-
-
-def _describe_regions(anomaly_map: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]:
-    """Lists the 8-connected parts of a mask by falling mean of the map; equal ones from top to bottom."""
-    labels, num_regions = ndimage.label(mask, structure=np.ones((3, 3)))
-    inside = labels[mask]
-    areas = np.bincount(inside, minlength=num_regions + 1)
-    totals = np.bincount(inside, weights=anomaly_map[mask], minlength=num_regions + 1)
-    regions = []
-    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        box = {"xmin": columns.start, "ymin": rows.start, "xmax": columns.stop, "ymax": rows.stop}
-        regions.append({"box": box, "score": float(totals[label] / areas[label]), "area": int(areas[label])})
-    return sorted(regions, key=lambda region: region["score"], reverse=True)
 
 
 __all__ = ["ClipSamProcessor", "ClipSamProcessorKwargs"]

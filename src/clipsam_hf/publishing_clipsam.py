@@ -27,6 +27,8 @@ CODE_FILES = (
     "checkpoint_clipsam.py",
     "configuration_clipsam.py",
     "image_loading.py",
+    "inference_clipsam.py",
+    "localizer_clipsam.py",
     "loss_clipsam.py",
     "modeling_clipsam.py",
     "pipeline_clipsam.py",
@@ -34,6 +36,8 @@ CODE_FILES = (
     "prompts_clipsam.py",
     "publishing_clipsam.py",
     "refinement_clipsam.py",
+    "refiner_clipsam.py",
+    "regions_clipsam.py",
     "umci_clipsam.py",
 )
 PROCESSOR_REFERENCE = {"AutoProcessor": "processing_clipsam.ClipSamProcessor"}
@@ -52,10 +56,10 @@ CODE_REFERENCES: dict[str, Any] = {
     },
 }
 
-# The Hub's list of tasks has no anomaly segmentation; the tags say it.
+# No `pipeline_tag`: the Hub's list of tasks has no anomaly segmentation, and with another one its page would show
+# `pipeline("image-segmentation", ...)`, which does not run with this model. The tags name the task.
 CARD_METADATA: dict[str, Any] = {
     "library_name": "transformers",
-    "pipeline_tag": "image-segmentation",
     "tags": ["anomaly-detection", "clipsam", TASK],
 }
 
@@ -191,7 +195,7 @@ def push(
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         if card is None:
-            card = _load_card(api, repo_id) or _minimal_card(config)
+            card = _load_card(api, repo_id) or _minimal_card(repo_id, config)
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
         card.save(os.path.join(folder, "README.md"))
         # Weights of an earlier push in another number of files would be loaded in place of the new ones
@@ -227,14 +231,29 @@ def public_base_models(config: Any) -> list[str]:
     return [name for name in names if name is not None and not os.path.isdir(name) and not os.path.isabs(name)]
 
 
-def _minimal_card(config: Any) -> Any:
+_MINIMAL_CARD = """---
+{metadata}
+---
+
+A ClipSAM{training}, for `{task}`:
+
+```python
+from transformers import pipeline
+
+segmenter = pipeline("{task}", model="{repo_id}", trust_remote_code=True)
+segmenter("photo.jpg", class_name="object")["mask"].save("mask.png")
+```
+"""
+
+
+def _minimal_card(repo_id: str, config: Any) -> Any:
     """Says what is known without an evaluation; the library's own template would be a page of gaps."""
     data = ModelCardData(**CARD_METADATA)
     trained_on = None if config is None else config.auxiliary_dataset
     if config is not None:
         data.base_model = public_base_models(config) or None
-    text = f"A ClipSAM{f' whose head was trained on {trained_on}' if trained_on else ''}, for `{TASK}`.\n"
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    training = f" whose head was trained on {trained_on}" if trained_on else ""
+    return ModelCard(_MINIMAL_CARD.format(metadata=data.to_yaml(), training=training, task=TASK, repo_id=repo_id))
 
 
 __all__ = [

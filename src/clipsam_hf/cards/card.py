@@ -6,48 +6,25 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, EvalResult, ModelCard, ModelCardData
+from huggingface_hub import CommitInfo, ModelCard, ModelCardData
 from PIL import Image
 
-from ..data.layouts import KNOWN_COUNTS
-from ..evaluation.report import ALL_KINDS, MEAN
-from ..files import fingerprint
 from ..image_loading import ImageInput
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..pipeline_clipsam import ZeroShotAnomalySegmentationPipeline
 from ..processing_clipsam import ClipSamProcessor
 from ..publishing_clipsam import CARD_METADATA, public_base_models, push
 from ..visualization import overlay
+from .evaluations import CARD_FIGURES, ScoredSet, check_evaluation, licences_of, pretty_name, published_sets
 
 
 __all__ = ["ClipSamCard", "build_card"]
 
 TEMPLATE = Path(__file__).with_name("template.md")
 PICTURE_NAME = "example.png"
-
-FIGURES = {
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "pixel_aupro": "pixel AUPRO",
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-}
-"""The figures of the card, out of those of an evaluation."""
-
-# How the published sets are written, and under which licence their images are.
-_SETS = {
-    "mvtec": ("MVTec-AD", "CC BY-NC-SA 4.0"),
-    "visa": ("VisA", "CC BY 4.0"),
-    "mtd": ("MTD", "none given"),
-    "ksdd2": ("KolektorSDD2", "CC BY-NC-SA 4.0"),
-    "btad": ("BTAD", "CC BY-NC-SA 4.0"),
-}
 
 # Identifiers of the Hub; any other licence goes there by its name.
 _LICENSES = {
@@ -112,7 +89,7 @@ def build_card(
         model (`ClipSamForAnomalySegmentation`): the model.
         model_id (`str`): its name on the Hub, `"organisation/name"`; it should say the set that it was trained on.
         evaluations (`Sequence`): `results.json` of evaluations, as files or read.
-        training (`Mapping`, `str` or `os.PathLike`, *optional*): `all_results.json` of `examples/train.py`.
+        training (`Mapping`, `str` or `os.PathLike`, *optional*): `all_results.json` of the training.
         license (`str`, *optional*): of the weights. One that the Hub has no identifier for is given by its name.
         language (`str`, *optional*): of the class names.
         example_image (*optional*): a photograph for the picture, in any form that `load_rgb` reads. It is published!
@@ -123,8 +100,8 @@ def build_card(
         `ClipSamCard`: the card.
 
     Raises:
-        ValueError: if an evaluation is of the set that the model was trained on, of other weights, or no evaluation;
-            or `example_image` comes without `processor`.
+        ValueError: if an evaluation is of the set that the model was trained on, of other weights or settings, or no
+            evaluation; or `example_image` comes without `processor`.
         OSError: if a file cannot be read.
         ImportError: if jinja2 is missing.
     """
@@ -137,7 +114,7 @@ def build_card(
     run = _read(training)
     trained_on = _trained_on(model, run)
     _warn_of_silent_name(model_id, trained_on)
-    scored = [_Evaluation.check(_read(source), model, trained_on) for source in evaluations]
+    scored = [check_evaluation(_read(source), model, trained_on) for source in evaluations]
 
     pictures = {}
     if example_image is not None:
@@ -148,14 +125,14 @@ def build_card(
         backbones=_describe_backbones(model.config),
         config=model.config,
         example_class_name=example_class_name,
-        figures=FIGURES,
+        figures=CARD_FIGURES,
         license_text=license,
-        limits=_licences_of(trained_on),
+        limits=licences_of(trained_on),
         model_id=model_id,
         picture=PICTURE_NAME if pictures else None,
         run=run,
         scored=scored,
-        trained_on=_pretty(trained_on),
+        trained_on=pretty_name(*trained_on),
         cell=_cell,
         percent=_percent,
     )
@@ -184,72 +161,13 @@ def _trained_on(model: ClipSamForAnomalySegmentation, run: Mapping[str, Any]) ->
 
 
 def _warn_of_silent_name(model_id: str, trained_on: Sequence[str]) -> None:
-    silent = [name for name in trained_on if name in _SETS and name not in model_id.lower()]
+    silent = [name for name in published_sets(trained_on) if name not in model_id.lower()]
     if silent:
         warnings.warn(
-            f"The name {model_id!r} does not say the set that the model was trained on, {_pretty(silent)}. Readers"
-            " will compare it on that set.",
+            f"The name {model_id!r} does not say the set that the model was trained on, {pretty_name(*silent)}."
+            " Readers will compare it on that set.",
             stacklevel=3,
         )
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """One evaluation, checked: the set's names, the rows, and what they depend on."""
-
-    set_name: str
-    pretty_name: str
-    protocol: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
-    notes: Sequence[str]
-
-    @classmethod
-    def check(
-        cls, content: Mapping[str, Any], model: ClipSamForAnomalySegmentation, trained_on: Sequence[str]
-    ) -> "_Evaluation":
-        """Refuse what must not stand on this model's card."""
-        if not {"rows", "protocol"} <= content.keys():
-            raise ValueError(f"An evaluation has 'rows' and 'protocol', got {sorted(content)[:5]}.")
-        protocol = content["protocol"]
-        data, scored = protocol["data"], protocol["model"]
-        published = KNOWN_COUNTS.get(data["layout"], {}).keys() & set(data["class_names"])
-        set_name = str(data["layout"] if published else data["name"])
-        seen = {name.lower() for name in trained_on}
-        if {set_name.lower(), str(data["name"]).lower()} & seen:
-            raise ValueError(
-                f"The evaluation is of {set_name!r}, on which the model was trained: its figures would mislead."
-            )
-        same_type = scored["dtype"] == str(model.dtype).removeprefix("torch.")
-        if same_type and scored["weights_sha256"] != fingerprint(model):
-            raise ValueError(
-                f"The evaluation of {set_name!r} is of other weights ({scored['weights_sha256']}) than the model's."
-            )
-        rows = [row for row in content["rows"] if row["kind"] == ALL_KINDS]
-        return cls(set_name, _pretty([set_name]), protocol, rows, content.get("notes", ()))
-
-    def means(self) -> list[Mapping[str, Any]]:
-        """The rows of the means, one per map."""
-        return [row for row in self.rows if row["category"] == MEAN]
-
-    def categories(self) -> list[Mapping[str, Any]]:
-        """The rows of the categories, unless the only one is the mean."""
-        rows = [row for row in self.rows if row["category"] != MEAN]
-        return rows if len({row["category"] for row in rows}) > 1 else []
-
-    def describe(self) -> str:
-        """Say in one line what the figures depend on."""
-        data, comparison = self.protocol["data"], self.protocol["comparison"]
-        size = comparison["size"]
-        parts = [
-            f"{data['split']} split" if data["split"] else "all images",
-            f"{data['images']} images, {data['abnormal_images']} abnormal",
-            "size of each photograph"
-            if size == "native"
-            else f"{size} x {size} px, masks {comparison['mask_resize']}",
-            f"mean of {len(data['class_names'])} categories" if len(data["class_names"]) > 1 else "",
-            f"at most {data['limit_per_category']} images per category" if data.get("limit_per_category") else "",
-        ]
-        return ", ".join(filter(None, parts))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,7 +178,7 @@ def _metadata(
     model: ClipSamForAnomalySegmentation,
     model_id: str,
     trained_on: Sequence[str],
-    scored: Sequence[_Evaluation],
+    scored: Sequence[ScoredSet],
     license: str | None,
     language: str | None,
 ) -> ModelCardData:
@@ -273,31 +191,12 @@ def _metadata(
     if base_models:
         relation = "adapter" if model.config.freeze_backbones else "finetune"
         fields |= {"base_model": base_models, "base_model_relation": relation}
-    results = [result for evaluation in scored for result in _eval_results(evaluation)]
+    results = [result for evaluation in scored for result in evaluation.to_eval_results()]
     if results:
         fields |= {"eval_results": results, "model_name": model_id.rpartition("/")[-1]}
     # The Hub takes names there, no descriptions
     datasets = [name for name in trained_on if name.replace("-", "").replace("_", "").isalnum()]
     return ModelCardData(language=language, datasets=datasets or None, **fields)
-
-
-def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
-    """The means as entries of the Hub's model index; each says by its name which map and protocol it is of."""
-    return [
-        EvalResult(
-            task_type="image-segmentation",
-            task_name="Zero-shot anomaly segmentation",
-            dataset_type=evaluation.set_name,
-            dataset_name=evaluation.pretty_name,
-            dataset_split=evaluation.protocol["data"]["split"],
-            metric_type=figure,
-            metric_value=row["figures"][figure],
-            metric_name=f"{title}, {row['anomaly_map']} map, {evaluation.describe()}",
-        )
-        for row in evaluation.means()
-        for figure, title in FIGURES.items()
-        if row["figures"].get(figure) is not None
-    ]
 
 
 def _describe_backbones(config: Any) -> dict[str, str]:
@@ -316,14 +215,6 @@ def _draw_example(
     pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=processor)
     result = pipe(image, class_name=class_name, refine=model.config.calibrated_refine)
     return overlay(image, result["anomaly_map"], score=result["score"], regions=result["regions"])
-
-
-def _pretty(names: Sequence[str]) -> str:
-    return " and ".join(_SETS.get(name, (name, ""))[0] for name in names)
-
-
-def _licences_of(names: Sequence[str]) -> list[str]:
-    return [f"{_SETS[name][0]}: {_SETS[name][1]}" for name in names if name in _SETS]
 
 
 def _cell(value: Any) -> str:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets of photographs with defect masks: MVTec-AD, VisA, MTD, KolektorSDD2, BTAD, plain folders, Hugging Face."""
 
-from .folders import AnomalyDataset, AnomalyFolder
+from .folders import AnomalyFolder
+from .rows import AnomalyDataset
 from .samples import LABELS, AnomalySample, load_mask
 
 

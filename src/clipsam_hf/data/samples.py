@@ -19,13 +19,16 @@ from .layouts import DEFECT, GOOD
 LABELS = (GOOD, "anomalous")
 """Names of the labels 0 and 1."""
 
+COLUMNS = ("image", "mask", "label", "category", "class_name", "defect_type", "image_path", "split")
+"""What a row of a Hugging Face dataset says of one photograph."""
+
 MaskInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
 _MASK_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 
 
-def load_mask(mask: MaskInput, *, threshold: float = 0) -> np.ndarray:
+def load_mask(mask: MaskInput, *, gt_threshold: float = 0) -> np.ndarray:
     """Read a mask: a pixel is a defect if its value is above the threshold.
 
     Values are those of the file, never rescaled: class ids 1, 2, ... and 255 are all defects by default. Of colours,
@@ -33,7 +36,7 @@ def load_mask(mask: MaskInput, *, threshold: float = 0) -> np.ndarray:
 
     Args:
         mask (`str`, `os.PathLike`, `bytes` or `PIL.Image.Image`): The mask.
-        threshold (`float`, *optional*, defaults to 0): In the values of the file, 0 to 255 for 8 bits. 127
+        gt_threshold (`float`, *optional*, defaults to 0): In the values of the file, 0 to 255 for 8 bits. 127
             cuts grey ramps (MTD) and JPEG artefacts in half.
 
     Returns:
@@ -51,27 +54,27 @@ def load_mask(mask: MaskInput, *, threshold: float = 0) -> np.ndarray:
     >>> from clipsam_hf.data import load_mask
 
     >>> mask = Image.fromarray(np.array([[0, 1, 255]], dtype=np.uint8))
-    >>> load_mask(mask).tolist(), load_mask(mask, threshold=127).tolist()
+    >>> load_mask(mask).tolist(), load_mask(mask, gt_threshold=127).tolist()
     ([[False, True, True]], [[False, False, True]])
 
     ```
     """
-    _check_threshold(threshold)
+    _check_threshold(gt_threshold)
     name = "the mask" if isinstance(mask, (bytes, Image.Image)) else f"the mask '{os.fspath(mask)}'"
     if isinstance(mask, Image.Image):
-        return _mask_values(mask) > threshold
+        return _mask_values(mask) > gt_threshold
     try:
         with Image.open(BytesIO(mask) if isinstance(mask, bytes) else mask, formats=_MASK_FORMATS) as opened:
-            return _mask_values(opened) > threshold
+            return _mask_values(opened) > gt_threshold
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises anything on broken bytes
         raise ImageReadError(f"Cannot read {name}: {str(error) or type(error).__name__}.") from error
 
 
-def _check_threshold(threshold: float) -> None:
-    if not threshold >= 0:  # also NaN
-        raise ValueError(f"A mask threshold must be at least 0, got {threshold!r}.")
+def _check_threshold(gt_threshold: float) -> None:
+    if not gt_threshold >= 0:  # also NaN
+        raise ValueError(f"`gt_threshold` must be at least 0, got {gt_threshold!r}.")
 
 
 def _mask_values(image: Image.Image) -> np.ndarray:
@@ -113,7 +116,7 @@ class AnomalySample:
         class_name (`str`): The word for the prompts: "metal nut", "printed circuit board".
         defect_type (`str` or `None`): Kind of defect, "good" for good images, `None` if unknown.
         split (`str`): "train" or "test", or whatever the data set calls it.
-        mask_threshold (`float`): Mask values above it are defects.
+        gt_threshold (`float`): Mask values above it are defects.
         image (`PIL.Image.Image`, *optional*): The image itself, if it is no file.
         mask (`PIL.Image.Image`, *optional*): The mask itself, if it is no file.
     """
@@ -125,12 +128,12 @@ class AnomalySample:
     class_name: str
     defect_type: str | None
     split: str
-    mask_threshold: float = 0
+    gt_threshold: float = 0
     image: Image.Image | None = field(default=None, repr=False, compare=False)
     mask: Image.Image | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_threshold(self.mask_threshold)
+        _check_threshold(self.gt_threshold)
 
     @property
     def has_mask(self) -> bool:
@@ -171,11 +174,11 @@ class AnomalySample:
         if self._mask_source is None:
             known = "is not known to be good or anomalous" if self.label is None else "is anomalous"
             raise ValueError(f"'{self.image_path}' {known} and has no mask; ask `has_mask` first.")
-        mask = load_mask(self._mask_source, threshold=self.mask_threshold)
+        mask = load_mask(self._mask_source, gt_threshold=self.gt_threshold)
         self._check_size(mask.shape)
         if self.label == 1 and not mask.any():
             warnings.warn(
-                f"The mask of the anomalous image '{self.image_path}' has no value above {self.mask_threshold:g}.",
+                f"The mask of the anomalous image '{self.image_path}' has no value above {self.gt_threshold:g}.",
                 stacklevel=2,
             )
         return mask
@@ -194,7 +197,7 @@ class AnomalySample:
         if self._mask_source is not None and label == 1:
             self._check_size(_read_size(self._mask_source, displayed=False))
         elif self._mask_source is not None:
-            mask = load_mask(self._mask_source, threshold=self.mask_threshold)
+            mask = load_mask(self._mask_source, gt_threshold=self.gt_threshold)
             self._check_size(mask.shape)
             if label == 0 and mask.any():
                 raise ValueError(
@@ -215,4 +218,4 @@ class AnomalySample:
             )
 
 
-__all__ = ["LABELS", "AnomalySample", "MaskInput", "load_mask"]
+__all__ = ["COLUMNS", "LABELS", "AnomalySample", "MaskInput", "load_mask"]

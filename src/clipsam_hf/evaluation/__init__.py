@@ -1,20 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of a model on a data set with ground truth, and its reports."""
+"""Evaluation of a model on data sets with ground truth, and its reports."""
 
+from .options import EvaluationOptions
+from .output import check_output
 from .report import ALL_KINDS, FILE_NAMES, MEAN, EvaluationResults, ImageRow, ResultRow
-from .run import REFINEMENT_FIELDS, EvaluationOptions, check_output, evaluate
+from .run import evaluate
+from .sets import evaluate_sets
 
 
 __all__ = [
     "ALL_KINDS",
     "FILE_NAMES",
     "MEAN",
-    "REFINEMENT_FIELDS",
     "EvaluationOptions",
     "EvaluationResults",
     "ImageRow",
     "ResultRow",
     "check_output",
     "evaluate",
+    "evaluate_sets",
 ]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation keeps on the disk: finished chunks, so that it can go on, and SAM's embeddings, for the next one.
+"""What an evaluation keeps on the disk: finished chunks, so that it can go on, and embeddings, for the next one.
 
 Each file is written beside its place and then moved there, so whatever has its final name is complete.
 """
@@ -8,7 +8,7 @@ Each file is written beside its place and then moved there, so whatever has its 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +113,27 @@ class StateFolder:
             state = {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
         return AnomalyMetrics.from_state_dict(state)
 
+    def save_figures(self, index: int, metrics: AnomalyMetrics, image_scores: Sequence[float]) -> None:
+        """Keep the figures of a group of chunks, for the process that writes the report.
+
+        Args:
+            index (`int`): number of the group.
+            metrics (`AnomalyMetrics`): of one category, finished, so that this is small.
+            image_scores (`Sequence[float]`): the scores of the group's images.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        with open_atomically(self._figures_path_of(index)) as file:
+            np.savez(file, allow_pickle=False, image_scores=np.array(image_scores), **metrics.state_dict())
+
+    def load_figures(self, index: int) -> tuple[AnomalyMetrics, list[float]]:
+        """Return what `save_figures` has kept of a group."""
+        with np.load(self._figures_path_of(index), allow_pickle=False) as arrays:
+            state = {key: arrays[key] for key in arrays.files}
+        image_scores = state.pop("image_scores").tolist()
+        return AnomalyMetrics.from_state_dict(state), image_scores
+
     def remove(self) -> None:
         """Remove the folder and all that is in it; raises OSError if that cannot be."""
         if self.folder.exists():
@@ -121,50 +142,60 @@ class StateFolder:
     def _path_of(self, index: int) -> Path:
         return self.folder / f"chunk-{index:06d}.npz"
 
+    def _figures_path_of(self, index: int) -> Path:
+        return self.folder / f"figures-{index:06d}.npz"
+
+
+class Embedding(NamedTuple):
+    """What the refiner's decoder needs of a photograph.
+
+    Args:
+        image_embeddings (`tuple` of `torch.Tensor` of shape `(1, ...)`): of the encoder; SAM gives one, SAM-HQ
+            several.
+        reshaped_input_sizes (`torch.Tensor` of shape `(1, 2)`): (height, width) of the photograph in SAM's square.
+    """
+
+    image_embeddings: tuple[Tensor, ...]
+    reshaped_input_sizes: Tensor
+
 
 class EmbeddingCache:
-    """SAM's image embeddings on the disk, each under the content of its photograph.
+    """The refiner's image embeddings on the disk, each under the content of its photograph.
 
-    A folder serves many evaluations: those of another SAM or another preprocessing stand apart, by `model_key`.
+    A folder serves many evaluations: those of another refiner or another preprocessing stand apart, by `model_key`.
     An embedding of SAM's 64 x 64 grid takes 4 MiB.
 
     Args:
         folder (`str` or `os.PathLike`): where the files are; it is made when the first one is written.
-        model_key (`str`): what the embeddings depend on beside the photograph, such as `fingerprint` of SAM's encoder.
+        model_key (`str`): what the embeddings depend on beside the photograph, such as `fingerprint` of the refiner.
 
     Example:
         >>> import tempfile, torch
         >>> cache = EmbeddingCache(tempfile.mkdtemp(), "some-sam")
-        >>> cache.save("photograph", Embedding(torch.zeros(1, 2, 2), torch.tensor([4, 3])))
-        >>> cache.load("photograph").reshaped_input_size.tolist(), cache.load("another")
-        ([4, 3], None)
+        >>> cache.save("photograph", Embedding((torch.zeros(1, 1, 2, 2),), torch.tensor([[4, 3]])))
+        >>> cache.load("photograph").reshaped_input_sizes.tolist(), cache.load("another")
+        ([[4, 3]], None)
     """
 
     def __init__(self, folder: str | os.PathLike[str], model_key: str) -> None:
         self.folder = Path(folder) / model_key
 
-    def load(self, photograph_key: str) -> "Embedding | None":
+    def load(self, photograph_key: str) -> Embedding | None:
         """Return the embedding of a photograph, or `None` if it was never saved."""
         path = self._path_of(photograph_key)
-        return Embedding(**load_file(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        tensors = load_file(path)
+        sizes = tensors.pop("reshaped_input_sizes")
+        return Embedding(tuple(tensors[str(index)] for index in range(len(tensors))), sizes)
 
-    def save(self, photograph_key: str, embedding: "Embedding") -> None:
+    def save(self, photograph_key: str, embedding: Embedding) -> None:
         """Keep the embedding of a photograph; raises OSError if the folder cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {str(index): tensor for index, tensor in enumerate(embedding.image_embeddings)}
+        tensors["reshaped_input_sizes"] = embedding.reshaped_input_sizes
         with open_atomically(self._path_of(photograph_key)) as file:
-            file.write(save({name: tensor.cpu().contiguous() for name, tensor in embedding._asdict().items()}))
+            file.write(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
     def _path_of(self, photograph_key: str) -> Path:
         return self.folder / f"{photograph_key}.safetensors"
-
-
-class Embedding(NamedTuple):
-    """What SAM's decoder needs of a photograph.
-
-    Args:
-        image_embedding (`torch.Tensor` of shape `(output_channels, height, width)`): of SAM's encoder.
-        reshaped_input_size (`torch.Tensor` of shape `(2,)`): (height, width) of the photograph in SAM's square.
-    """
-
-    image_embedding: Tensor
-    reshaped_input_size: Tensor

@@ -10,38 +10,22 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
-from scipy import ndimage
+from numpy.typing import NDArray
 
-from .ranks import ExactScores, ScoreHistogram, figures_of, intervals_of
+from .categories import Category, Outcome
+from .figures import FIGURES, Figures, Intervals, check_registered, names_of
 
 
-__all__ = ["MASK_RULES", "REGION_SIZES", "AnomalyMetrics", "MetricResults", "format_results", "resize_mask"]
+__all__ = ["AnomalyMetrics", "MetricResults"]
 
 Array = np.ndarray | torch.Tensor
-Figures = dict[str, float]
-Intervals = dict[str, tuple[float, float]]
-
-MASK_RULES = ("nearest", "bilinear", "native")
-
-# Upper ends, as shares of the image's area; at 518 x 518 they are 268 and 2683 pixels.
-REGION_SIZES = {"small": 0.001, "medium": 0.01, "large": 1.0}
 
 # 0.05 points, the last digit that tables of the field print
 _WIDEST_HALF_INTERVAL = 0.0005
-
-# Pixels that touch at a corner belong together, as in the field's loop and in MVTec's code.
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
-
-_LEGACY = "legacy_aupro_linear200"
-_PIXEL_FIGURES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_threshold", "pixel_iou", "pixel_aupro")
-_REGION_FIGURES = ("region_recall", *(f"region_recall_{size}" for size in REGION_SIZES))
-_IMAGE_FIGURES = ("image_auroc", "image_ap", "image_f1_max")
 
 
 class MetricResults(TypedDict):
@@ -122,8 +106,8 @@ class AnomalyMetrics:
         self.streaming = bool(streaming)
         self.region_overlap = float(region_overlap)
         self.aupro_linear200 = bool(aupro_linear200)
-        self._categories: dict[str, _Category] = {}
-        self._finished: dict[str, _Outcome] = {}
+        self._categories: dict[str, Category] = {}
+        self._finished: dict[str, Outcome] = {}
 
     def update(
         self,
@@ -267,7 +251,7 @@ class AnomalyMetrics:
             mean={
                 figure: _mean([outcomes[name].figures[figure] for name in names])
                 for figure, names in defined.items()
-                if figure != "pixel_f1_threshold"
+                if FIGURES[figure].has_mean
             },
             counts={name: dict(outcome.counts) for name, outcome in outcomes.items()},
             protocol={**self._options(), "connectivity": 8},
@@ -327,7 +311,7 @@ class AnomalyMetrics:
             metrics._open(name).load(own)
         for name, fields in header["finished"].items():
             fields["intervals"] = {figure: (low, high) for figure, (low, high) in fields["intervals"].items()}
-            metrics._finished[name] = _Outcome(**fields)
+            metrics._finished[name] = Outcome(**fields)
         return metrics
 
     def _options(self) -> dict[str, Any]:
@@ -339,50 +323,24 @@ class AnomalyMetrics:
         }
 
     def _figure_names(self) -> tuple[str, ...]:
-        return (*_PIXEL_FIGURES, *((_LEGACY,) if self.aupro_linear200 else ()), *_REGION_FIGURES, *_IMAGE_FIGURES)
+        return names_of("pixel", "region", "image", *(("legacy",) if self.aupro_linear200 else ()))
 
-    def _open(self, category: str) -> "_Category":
+    def _open(self, category: str) -> "Category":
         if not isinstance(category, str):
             raise TypeError(f"`category` must be a string, got {category!r}")
         if category in self._finished:
             raise ValueError(f"category {category!r} is finished: nothing can be added to it")
         if category not in self._categories:
-            self._categories[category] = _Category(self.streaming)
+            self._categories[category] = Category(self.streaming)
         return self._categories[category]
 
-    def _outcome_of(self, collected: "_Category") -> "_Outcome":
-        """Compute the figures, intervals and counts of a category."""
-        figures = dict.fromkeys(self._figure_names(), float("nan"))
-        intervals: Intervals = {}
-        fractions, scores = np.array(collected.region_fractions), np.array(collected.region_scores)
-        ranks = collected.pixels.ranks()
-        if ranks.is_defined:
-            pixel = figures_of(ranks, len(scores), self.aupro_limit)
-            figures.update({f"pixel_{name}": value for name, value in pixel.items()})
-            figures["pixel_iou"] = _iou(pixel["f1_max"])
-            figures.update(_region_recalls(fractions, scores >= pixel["f1_threshold"]))
-            if self.streaming:
-                bounds = intervals_of(ranks, len(scores), self.aupro_limit)
-                intervals = {f"pixel_{name}": bound for name, bound in bounds.items()}
-                intervals["pixel_iou"] = (_iou(bounds["f1_max"][0]), _iou(bounds["f1_max"][1]))
-            elif self.aupro_linear200 and isinstance(collected.pixels, ExactScores):
-                figures[_LEGACY] = collected.pixels.aupro_linear200(len(scores), self.aupro_limit)
+    def _outcome_of(self, collected: Category) -> Outcome:
+        outcome = collected.outcome(self.aupro_limit, with_legacy=self.aupro_linear200)
+        check_registered(outcome.figures)
+        figures = {name: outcome.figures.get(name, float("nan")) for name in self._figure_names()}
+        return outcome._replace(figures=figures)
 
-        labels = np.array(collected.image_labels, dtype=bool)
-        figures.update(
-            {f"image_{name}": value for name, value in _image_figures(collected.image_scores, labels).items()}
-        )
-        counts = {
-            "images": len(labels),
-            "abnormal_images": int(labels.sum()),
-            "pixels": collected.num_pixels,
-            "abnormal_pixels": int(ranks.positives.sum()),
-            "regions": len(scores),
-            **{f"regions_{size}": int(chosen.sum()) for size, chosen in _by_size(fractions).items()},
-        }
-        return _Outcome(figures, intervals, counts)
-
-    def _warn_of_undefined(self, outcomes: dict[str, "_Outcome"]) -> None:
+    def _warn_of_undefined(self, outcomes: dict[str, "Outcome"]) -> None:
         """Say which categories lack one kind of pixels or images."""
         for figure, what in (("pixel_auroc", "pixels"), ("image_auroc", "images")):
             names = [name for name, outcome in outcomes.items() if math.isnan(outcome.figures[figure])]
@@ -392,148 +350,6 @@ class AnomalyMetrics:
                     f"{what}. They are NaN, and left out of the mean",
                     stacklevel=3,
                 )
-
-
-class _Outcome(NamedTuple):
-    """What is left of a category when its scores are gone."""
-
-    figures: Figures
-    intervals: Intervals
-    counts: dict[str, int]
-
-
-class _Category:
-    """Everything that is collected of one category."""
-
-    def __init__(self, streaming: bool) -> None:
-        self.pixels: ExactScores | ScoreHistogram = ScoreHistogram() if streaming else ExactScores()
-        self.num_pixels = 0
-        self.region_fractions: list[float] = []
-        self.region_scores: list[float] = []
-        self.image_scores: list[float] = []
-        self.image_labels: list[bool] = []
-
-    def add_pixels(self, scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, region_overlap: float) -> None:
-        """Add the scores of shape `(height, width)`; `mask` is `None` when there is no defect."""
-        self.num_pixels += scores.size
-        if mask is None:
-            nothing = np.empty(0, dtype=np.float32)
-            self.pixels.add(scores.ravel(), nothing, nothing)
-            return
-        rows, columns = ndimage.find_objects(mask.view(np.uint8))[0]  # all defects lie in this part
-        labels, count = ndimage.label(mask[rows, columns], structure=_EIGHT_CONNECTED)
-        positives = scores[mask]  # (num_positives,)
-        regions = labels[mask[rows, columns]]  # (num_positives,) 1 .. count, in the same order
-        areas = np.bincount(regions, minlength=count + 1)  # (count + 1,)
-        self.pixels.add(scores[~mask], positives, areas[regions])
-
-        # One score per region decides, at any threshold, whether enough of its pixels reach it
-        order = np.lexsort((positives, regions))
-        ends = np.cumsum(areas)[1:]  # (count,) where each region ends in that order
-        needed = np.ceil(region_overlap * areas[1:] * (1 - 1e-12)).astype(np.int64)
-        self.region_scores += positives[order][ends - needed].tolist()
-        self.region_fractions += (areas[1:] / scores.size).tolist()
-
-    def merge(self, other: "_Category") -> None:
-        # Both sides were made with the same options, so both hold the same kind of scores
-        self.pixels.merge(other.pixels)  # type: ignore[arg-type]
-        self.num_pixels += other.num_pixels
-        for name in ("region_fractions", "region_scores", "image_scores", "image_labels"):
-            getattr(self, name).extend(getattr(other, name))
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        return {
-            **{f"pixels.{name}": array for name, array in self.pixels.state().items()},
-            "num_pixels": np.array(self.num_pixels),
-            "region_fractions": np.array(self.region_fractions, dtype=np.float64),
-            "region_scores": np.array(self.region_scores, dtype=np.float64),
-            "image_scores": np.array(self.image_scores, dtype=np.float64),
-            "image_labels": np.array(self.image_labels, dtype=bool),
-        }
-
-    def load(self, state: dict[str, NDArray[Any]]) -> None:
-        prefix = "pixels."
-        self.pixels.load({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
-        self.num_pixels = int(state["num_pixels"])
-        for name in ("region_fractions", "region_scores", "image_scores", "image_labels"):
-            getattr(self, name).extend(state[name].tolist())
-
-
-def resize_mask(mask: ArrayLike, size: tuple[int, int], rule: str = "bilinear") -> NDArray[np.bool_]:
-    """Bring a ground-truth mask to the size at which maps are compared.
-
-    The rule changes the figures: of thin scratches, `"nearest"` leaves a row of fragments, each of which AUPRO counts
-    like a whole defect, and `"bilinear"` loses some. Name it beside every figure.
-
-    Args:
-        mask (array of shape `(height, width)`): nonzero on defects.
-        size (`tuple[int, int]`): wanted (height, width).
-        rule (`str`): `"nearest"` (SAA, WinCLIP's re-implementations), `"bilinear"` (antialiased by Pillow, above one
-            half; APRIL-GAN, AnomalyCLIP, AdaCLIP, VCP-CLIP), or `"native"`: the mask stays as it is, whatever `size`,
-            and the map must be brought to its size.
-
-    Returns:
-        `np.ndarray` of shape `size`, bool (of the mask's own shape with `"native"`).
-
-    Raises:
-        ValueError: if the rule is unknown, the mask is not two-dimensional, or the size is not positive.
-
-    Example:
-        >>> resize_mask(np.eye(4), (2, 2), "nearest").tolist()
-        [[True, False], [False, True]]
-    """
-    defect = np.asarray(mask) != 0
-    if rule not in MASK_RULES:
-        raise ValueError(f"`rule` must be one of {MASK_RULES}, got {rule!r}")
-    if defect.ndim != 2:
-        raise ValueError(f"`mask` must have shape (height, width), got {defect.shape}")
-    if min(size) < 1:
-        raise ValueError(f"`size` must be a positive (height, width), got {size}")
-    height, width = size
-    if rule == "native" or defect.shape == (height, width):
-        return defect
-    filters = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
-    resized = Image.fromarray(defect.astype(np.uint8) * 255).resize((width, height), filters[rule])
-    return np.asarray(resized) > 127  # the field compares value / 255 with 0.5
-
-
-def format_results(results: MetricResults) -> str:
-    """Lay out results as a plain-text table in percent, one line per category, with the protocol below.
-
-    Args:
-        results (`MetricResults`): of `AnomalyMetrics.compute`.
-
-    Returns:
-        `str`: with streaming metrics, the certified interval stands in brackets behind each bounded figure.
-
-    Example:
-        >>> metrics = AnomalyMetrics().update(np.array([[0.9, 0.1]]), np.array([[1, 0]]), "candle")
-        >>> _ = metrics.update(np.array([[0.2, 0.1]]), None, "candle")
-        >>> print(format_results(metrics.compute()).splitlines()[-1])
-        pixel figures: exact, by rank; AUPRO up to a false positive rate of 0.3
-    """
-    intervals = {**results.get("intervals", {}), "mean": results.get("mean_interval", {})}
-    figures = list(results["mean"])
-    rows = [["", *figures]]
-    for name, values in [*results["categories"].items(), ("mean", results["mean"])]:
-        bounds = intervals.get(name, {})
-        row = [name]
-        for figure in figures:
-            low, high = (100 * bound for bound in bounds.get(figure, (math.nan, math.nan)))
-            interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-            row.append(f"{100 * values[figure]:.1f}{interval}")
-        rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(figures) + 1)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    protocol = results["protocol"]
-    kind = "from a histogram, certified interval in brackets" if protocol["streaming"] else "exact, by rank"
-    lines.append(f"pixel figures: {kind}; AUPRO up to a false positive rate of {protocol['aupro_limit']:g}")
-    if _LEGACY in figures:
-        lines.append(f"{_LEGACY}: legacy, depends on the scale of the scores; for comparison with papers only")
-    return "\n".join(lines)
 
 
 def _as_scores(anomaly_map: Array) -> NDArray[np.float32]:
@@ -557,36 +373,6 @@ def _as_mask(gt_mask: Array | None) -> NDArray[np.bool_] | None:
     if not isinstance(gt_mask, np.ndarray):
         raise TypeError(f"`gt_mask` must be an array, a tensor or None, got {type(gt_mask).__name__}")
     return gt_mask if gt_mask.dtype == bool else gt_mask != 0
-
-
-def _image_figures(scores: list[float], labels: NDArray[np.bool_]) -> Figures:
-    """Return AUROC, AP and F1-max of one score per image, or nothing when one kind of images is missing."""
-    values = np.array(scores)
-    collected = ExactScores(np.float64)
-    collected.add(values[~labels], values[labels], np.ones(labels.sum()))
-    ranks = collected.ranks()
-    if not ranks.is_defined:
-        return {}
-    figures = figures_of(ranks)
-    return {name: figures[name] for name in ("auroc", "ap", "f1_max")}
-
-
-def _by_size(fractions: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
-    """Return which regions have each size."""
-    sizes = np.searchsorted(list(REGION_SIZES.values()), fractions, "left")
-    return {size: sizes == index for index, size in enumerate(REGION_SIZES)}
-
-
-def _region_recalls(fractions: NDArray[np.float64], found: NDArray[np.bool_]) -> Figures:
-    """Return the share of the regions that are found, of all and by size."""
-    recalls = {"region_recall": float(found.mean())}
-    for size, chosen in _by_size(fractions).items():
-        recalls[f"region_recall_{size}"] = float(found[chosen].mean()) if chosen.any() else float("nan")
-    return recalls
-
-
-def _iou(f1: float) -> float:
-    return f1 / (2.0 - f1)
 
 
 def _mean(values: list[float]) -> float:

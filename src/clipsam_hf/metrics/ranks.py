@@ -7,14 +7,13 @@ is looked up among them, and AUROC, average precision, F1-max and AUPRO are sums
 scores form one group, in which no order is assumed: the curves are linear across it.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 
-__all__ = ["ExactScores", "Ranks", "ScoreHistogram", "aupro_linear200", "figures_of", "intervals_of"]
+__all__ = ["ExactScores", "Ranks", "ScoreHistogram", "figures_of", "intervals_of"]
 
 # 64 MiB of float32. Blocks of this size come straight from the system, page by page as they fill, and no block is
 # ever copied: a rank is the sum of the ranks in all blocks.
@@ -142,10 +141,10 @@ class ExactScores:
         counts = np.diff(starts, append=len(positives))
         return Ranks(scores, counts, weights, above, tied, len(self._negatives))
 
-    def aupro_linear200(self, num_regions: int, limit: float) -> float:
-        """Call `aupro_linear200` on these scores."""
-        ranks = self.ranks()
-        return aupro_linear200(self._negatives.blocks, ranks, num_regions, limit) if ranks.is_defined else np.nan
+    @property
+    def negative_blocks(self) -> list[NDArray[Any]]:
+        """All scores of the negatives in blocks, each of which `ranks` has sorted."""
+        return self._negatives.blocks
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return everything as plain arrays."""
@@ -286,43 +285,6 @@ def intervals_of(ranks: Ranks, num_regions: int, limit: float) -> dict[str, tupl
     # The bounds hold in exact arithmetic; this is more than the sums can lose
     slack = 1e-12
     return {name: (max(low - slack, 0.0), min(high + slack, 1.0)) for name, (low, high) in bounds.items()}
-
-
-def aupro_linear200(negative_blocks: Sequence[NDArray[Any]], ranks: Ranks, num_regions: int, limit: float) -> float:
-    """Reproduce the AUPRO of the field's copied loop (LEGACY: only for comparison with published tables).
-
-    The loop takes 200 thresholds at equal steps of the *score*, keeps those whose false positive rate is below the
-    limit, stretches these rates to [0, 1] and integrates. So it depends on the scale of the scores, not only on their
-    order, and integrates to the last kept rate instead of the limit: a saturated map of any quality gets almost 0.
-
-    Args:
-        negative_blocks (sequence of `np.ndarray`): the scores of the negatives, each block sorted.
-        ranks (`Ranks`): of the same scores.
-        num_regions (`int`): number of defect regions.
-        limit (`float`, in (0, 1]): the rates below it are kept.
-
-    Returns:
-        `float`: the loop's figure; NaN where the loop fails: a constant map, or fewer than two different rates.
-    """
-    lowest = min(ranks.scores[-1], *(block[0] for block in negative_blocks))
-    highest = max(ranks.scores[0], *(block[-1] for block in negative_blocks))
-    if lowest == highest:
-        return float("nan")
-    thresholds = np.arange(lowest, highest, (highest - lowest) / 200)
-    # A score is compared with the float64 threshold; the float32 just below it separates the scores alike
-    rounded = thresholds.astype(ranks.scores.dtype)
-    thresholds = np.where(rounded > thresholds, np.nextafter(rounded, -np.inf, dtype=rounded.dtype), rounded)
-
-    false_positives = sum(len(block) - block.searchsorted(thresholds, "right") for block in negative_blocks)
-    rates = np.asarray(false_positives) / ranks.num_negatives
-    overlap = np.concatenate([[0.0], np.cumsum(ranks.weights)]) / num_regions
-    overlaps = overlap[len(ranks.scores) - ranks.scores[::-1].searchsorted(thresholds, "right")]
-
-    kept = rates < limit
-    rates, overlaps = rates[kept][::-1], overlaps[kept][::-1]
-    if not len(rates) or rates[0] == rates[-1]:
-        return float("nan")
-    return float(np.trapezoid(overlaps, (rates - rates[0]) / (rates[-1] - rates[0])))
 
 
 def _look_up(block: NDArray[Any], rising: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..files import digest_tensors
+from .texts import draw_text
 
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .views import TrainingImages
 
 
-__all__ = ["BatchFunction", "BatchSource", "FunctionBatches", "ShareOfBatch", "TrainingBatches", "draw_order"]
+__all__ = ["BatchFunction", "BatchSource", "FunctionBatches", "Place", "ShareOfBatch", "TrainingBatches", "draw_order"]
 
 # Between SIGTERM and the end of a process that reads ahead, unless the main one ends it before
 _GRACE_SECONDS = 20
@@ -44,6 +45,20 @@ class ShareOfBatch(NamedTuple):
 
     inputs: Mapping[str, Any]
     weight: float
+
+
+class Place(NamedTuple):
+    """What an image is seen as in a batch.
+
+    Args:
+        image (`int`): its number.
+        view (`int`): of its views.
+        text (`int`): of the variants of its class name's texts.
+    """
+
+    image: int
+    view: int = 0
+    text: int = 0
 
 
 @runtime_checkable
@@ -108,9 +123,11 @@ class TrainingBatches:
 
     Args:
         images (`TrainingImages`): the data set.
-        text_embeds (`Mapping[str, Tensor]`): for each class name (2, projection_dim), order [normal, abnormal].
+        text_embeds (`Mapping[str, Tensor]`): for each class name (num_variants, 2, projection_dim), such as
+            `embed_texts` gives, or (2, projection_dim); order [normal, abnormal].
         batch_size (`int`): images per batch, of all processes together.
-        seed (`int`): of the order. Epoch e takes view e modulo `images.num_views` of each image.
+        seed (`int`): of the order and the texts. Epoch e takes view e modulo `images.num_views` of each image, and a
+            variant of its text that is drawn for seed, epoch and image.
         cache (`FeatureCache`, *optional*): CLIP's stages of these images and views, instead of the photographs.
         num_workers (`int`): processes that read ahead.
 
@@ -135,7 +152,10 @@ class TrainingBatches:
         if missing:
             raise ValueError(f"`text_embeds` lacks the class names {missing}; it has {sorted(text_embeds)}.")
         self.images, self.cache = images, cache
-        self.text_embeds = {name: embeds.detach().cpu() for name, embeds in text_embeds.items()}
+        self.text_embeds = {
+            name: (embeds if embeds.dim() == 3 else embeds[None]).detach().cpu()
+            for name, embeds in text_embeds.items()
+        }
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
 
     def load(self, first: int, last: int, *, process_index: int, num_processes: int) -> Iterator[ShareOfBatch]:
@@ -156,7 +176,7 @@ class TrainingBatches:
                 shares._shutdown_workers()  # now, not when the last traceback has gone
 
     def names(self, batch: int) -> list[str]:
-        return [self.images.file_name(index) for index, _ in self.places(batch)]
+        return [self.images.file_name(place.image) for place in self.places(batch)]
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -169,31 +189,34 @@ class TrainingBatches:
             "cached": self.cache is not None,
         }
 
-    def places(self, batch: int) -> list[tuple[int, int]]:
-        """Return (index, view) of each image of a batch."""
+    def places(self, batch: int) -> list[Place]:
+        """Return what is seen in a batch."""
         count = len(self.images)
         orders: dict[int, np.ndarray] = {}
         places = []
         for number in range(batch * self.batch_size, (batch + 1) * self.batch_size):
-            epoch, place = divmod(number, count)
+            epoch, rank = divmod(number, count)
             if epoch not in orders:
                 orders[epoch] = draw_order(count, self.seed, epoch)
-            places.append((int(orders[epoch][place]), epoch % self.images.num_views))
+            index = int(orders[epoch][rank])
+            num_texts = len(self.text_embeds[self.images.class_name(index)])
+            text = draw_text(num_texts, self.seed, epoch, index)
+            places.append(Place(index, epoch % self.images.num_views, text))
         return places
 
-    def collate(self, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    def collate(self, places: Sequence[Place]) -> dict[str, Any]:
         """Read images and stack them: the keyword arguments of the forward call."""
         inputs: dict[str, Any] = {}
         if self.cache is None:
-            views = [self.images.view(index, view) for index, view in places]
+            views = [self.images.view(place.image, place.view) for place in places]
             inputs["pixel_values"] = torch.stack([view.pixel_values for view in views])
             inputs["labels"] = torch.stack([view.labels for view in views])
         else:
-            stages = zip(*(self.cache[index, view] for index, view in places), strict=True)
+            stages = zip(*(self.cache[place.image, place.view] for place in places), strict=True)
             inputs["feature_maps"] = tuple(torch.stack(stage) for stage in stages)
-            inputs["labels"] = torch.stack([self.images.labels(index, view) for index, view in places])
-        names = [self.images.samples[index].class_name for index, _ in places]
-        inputs["text_embeds"] = torch.stack([self.text_embeds[name] for name in names])
+            inputs["labels"] = torch.stack([self.images.labels(place.image, place.view) for place in places])
+        texts = [self.text_embeds[self.images.class_name(place.image)][place.text] for place in places]
+        inputs["text_embeds"] = torch.stack(texts)  # (batch, 2, projection_dim)
         return inputs
 
 

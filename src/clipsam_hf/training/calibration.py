@@ -4,20 +4,28 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..data.samples import AnomalySample
-from ..evaluation.predictor import PhotographReader, Predictor
-from ..metrics.anomaly import AnomalyMetrics, resize_mask
+from ..evaluation.reading import PhotographReader
+from ..inference_clipsam import ClipSamInference
+from ..metrics.anomaly import AnomalyMetrics
+from ..metrics.masks import resize_mask
 from ..metrics.ranks import ExactScores, Ranks
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
+from ..refiner_clipsam import prepare_photographs
 
 
 __all__ = ["Calibration", "calibrate"]
@@ -78,7 +86,8 @@ def calibrate(
     that of calling everything abnormal.
 
     Pixels are counted in a histogram of fixed size, in steps of 1e-4 of the score, whatever the number of images. Maps
-    are compared with masks in CLIP's frame.
+    are compared with masks in CLIP's frame. The first threshold decides what prompts SAM, so SAM waits for it; CLIP
+    sees each photograph once, and its rough maps wait in a temporary folder: 1.3 MB each at 518 pixels.
 
     Args:
         model (`ClipSamForAnomalySegmentation`): a trained one; its configuration is changed.
@@ -98,17 +107,18 @@ def calibrate(
         ValueError: if the head is not trained, or there are no pixels of both kinds.
         ImageReadError, OSError: if a file cannot be read.
     """
-    if not model.head_is_trained:
-        raise ValueError("The UMCI head of this model has random weights: train it, then calibrate.")
-    counter = _Counter(model, processor, samples, class_name, batch_size, num_workers, accelerator, show_progress)
+    model.check_trained()
     model.eval()
-    config = model.config
-    metrics, scores = counter.count("rough")
-    rough_f1, config.binarize_threshold = _best_pixel_threshold(metrics)
-    final_f1, config.mask_threshold = rough_f1, config.binarize_threshold
-    if refine:
-        metrics, scores = counter.count("refined")
-        final_f1, config.mask_threshold = _best_pixel_threshold(metrics)
+    inference, config = ClipSamInference(model, processor), model.config
+    share = _Share(len(samples), batch_size, num_workers, accelerator, show_progress)
+    with TemporaryDirectory() as folder:
+        kept = Path(folder) if refine else None
+        metrics, scores = _count(_rough_maps(inference, samples, class_name, share, kept), samples, share)
+        rough_f1, config.binarize_threshold = _best_pixel_threshold(metrics)
+        final_f1, config.mask_threshold = rough_f1, config.binarize_threshold
+        if kept is not None:
+            metrics, scores = _count(_refined_maps(inference, samples, share, kept), samples, share)
+            final_f1, config.mask_threshold = _best_pixel_threshold(metrics)
     config.calibrated_refine = refine
     decision = _best_decision(scores)
     config.decision_threshold, found, false_alarms = decision or (None, None, None)
@@ -125,62 +135,122 @@ def calibrate(
     )
 
 
-class _Counter:
-    """Runs the model over the samples and counts the scores of one of its maps."""
+@dataclass(frozen=True)
+class _Share:
+    """The samples of this process, and how they are read."""
 
-    def __init__(
-        self,
-        model: ClipSamForAnomalySegmentation,
-        processor: ClipSamProcessor,
-        samples: Sequence[AnomalySample],
-        class_name: str | None,
-        batch_size: int,
-        num_workers: int,
-        accelerator: Any,
-        show_progress: bool,
-    ) -> None:
-        self.model, self.processor, self.samples, self.class_name = model, processor, samples, class_name
-        self.batch_size, self.num_workers, self.accelerator = batch_size, num_workers, accelerator
-        self.hidden = not show_progress or (accelerator is not None and not accelerator.is_main_process)
+    num_samples: int
+    batch_size: int
+    num_workers: int
+    accelerator: Any
+    show_progress: bool
 
-    def count(self, name: str) -> tuple[AnomalyMetrics, ExactScores]:
-        """Count the pixels and the images' scores of the map "rough" or "refined", of all processes."""
-        metrics, good, abnormal = AnomalyMetrics(streaming=True), list[float](), list[float]()
-        samples: Any = self.samples
-        reader = PhotographReader(samples, self.processor, class_name=self.class_name, refine=name == "refined")
-        predictor = Predictor(self.model, self.processor, refine=name == "refined")
-        rank, total = (self.accelerator.process_index, self.accelerator.num_processes) if self.accelerator else (0, 1)
-        places = list(range(rank, len(self.samples), total))
+    @property
+    def num_processes(self) -> int:
+        return self.accelerator.num_processes if self.accelerator else 1
+
+    def batches(self, reader: Dataset, name: str) -> Iterator[list[Any]]:
+        """Read this process's samples batch by batch, in their order."""
+        rank = self.accelerator.process_index if self.accelerator else 0
+        places = list(range(rank, self.num_samples, self.num_processes))
         batches = [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
         loader = DataLoader(reader, batch_sampler=batches, collate_fn=list, num_workers=self.num_workers)
-        for batch in tqdm(loader, desc=f"{name} maps", unit="batch", disable=self.hidden or None):
-            maps, scores = predictor.predict(batch)[name]
-            for photograph, anomaly_map, score in zip(batch, maps.numpy(), scores.tolist(), strict=True):
-                sample = self.samples[photograph.place]
-                mask = photograph.gt_mask
-                if mask is not None:
-                    metrics.update(anomaly_map, resize_mask(mask, anomaly_map.shape, "bilinear"), _POOL)
-                if sample.label is not None:
-                    (abnormal if sample.label else good).append(score)
-        if total > 1:
-            metrics, good, abnormal = self._gather(metrics, good, abnormal)
-        images = ExactScores(np.float64)
-        images.add(np.array(good), np.array(abnormal), np.ones(len(abnormal), dtype=np.int32))
-        return metrics, images
+        is_shown = self.show_progress and (self.accelerator is None or self.accelerator.is_main_process)
+        yield from tqdm(loader, desc=f"{name} maps", unit="batch", disable=None if is_shown else True)
 
-    @staticmethod
-    def _gather(
-        metrics: AnomalyMetrics, good: list[float], abnormal: list[float]
-    ) -> tuple[AnomalyMetrics, list[float], list[float]]:
-        from accelerate.utils import gather_object  # type: ignore[import-untyped]
 
-        merged = AnomalyMetrics(streaming=True)
-        good_scores, abnormal_scores = list[float](), list[float]()
-        for state, some_good, some_abnormal in gather_object([(metrics.state_dict(), good, abnormal)]):
-            merged.merge(AnomalyMetrics.from_state_dict(state))
-            good_scores += some_good
-            abnormal_scores += some_abnormal
-        return merged, good_scores, abnormal_scores
+# The place of a sample, one of its maps in CLIP's frame, its mask there, and its score
+_Scored = tuple[int, NDArray[np.float32], NDArray[np.bool_] | None, float]
+
+
+def _rough_maps(
+    inference: ClipSamInference,
+    samples: Sequence[AnomalySample],
+    class_name: str | None,
+    share: _Share,
+    kept: Path | None,
+) -> Iterator[_Scored]:
+    """Run CLIP on all samples, and keep what the refinement needs."""
+    reader = PhotographReader(samples, inference.prepare, class_name=class_name, refine=False)
+    for batch in share.batches(reader, "rough"):
+        predictions = inference.predict([photograph.prepared for photograph in batch])
+        for photograph, prediction in zip(batch, predictions, strict=True):
+            rough, mask = prediction.rough_anomaly_map.numpy(), photograph.gt_mask
+            if mask is not None:
+                mask = resize_mask(mask, rough.shape, "bilinear")
+            if kept is not None:
+                masks = {} if mask is None else {"mask": mask}
+                np.savez(_path_of(kept, photograph.place), rough=rough, score=prediction.rough_score, **masks)
+            yield photograph.place, rough, mask, prediction.rough_score
+
+
+class _RefinerReader(Dataset):
+    """Reads photographs for the refiner alone, and the rough maps that wait for it."""
+
+    def __init__(self, samples: Sequence[AnomalySample], image_processor: Any, kept: Path) -> None:
+        self.samples, self.image_processor, self.kept = samples, image_processor, kept
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, NDArray[Any]], dict[str, Tensor]]:
+        with np.load(_path_of(self.kept, index)) as arrays:
+            waiting = {name: arrays[name] for name in arrays.files}
+        photograph = self.samples[index].load_image()
+        return index, waiting, prepare_photographs(self.image_processor, [photograph], return_tensors="pt")
+
+
+@torch.no_grad()
+def _refined_maps(
+    inference: ClipSamInference, samples: Sequence[AnomalySample], share: _Share, kept: Path
+) -> Iterator[_Scored]:
+    """Run SAM on the rough maps."""
+    model = inference.model
+    for batch in share.batches(_RefinerReader(samples, inference.processor.sam_image_processor, kept), "refined"):
+        rough = torch.stack([torch.from_numpy(waiting["rough"]) for _, waiting, _ in batch]).to(model.device)
+        pixels, sizes = (
+            torch.cat([inputs[name] for _, _, inputs in batch]).to(model.device)
+            for name in ("sam_pixel_values", "reshaped_input_sizes")
+        )
+        refinements = model._refine(rough, pixels, None, sizes)
+        for (place, waiting, _), refinement in zip(batch, refinements, strict=True):
+            if model.config.image_score == "text":
+                score = float(waiting["score"])  # of CLIP's class token, which SAM does not change
+            else:
+                score = model._score(refinement.anomaly_map[None], None, None).item()
+            yield place, refinement.anomaly_map.float().cpu().numpy(), waiting.get("mask"), score
+
+
+def _path_of(folder: Path, place: int) -> Path:
+    return folder / f"{place}.npz"
+
+
+def _count(
+    maps: Iterator[_Scored], samples: Sequence[AnomalySample], share: _Share
+) -> tuple[AnomalyMetrics, ExactScores]:
+    """Count the pixels and the images' scores of a kind of map, of all processes."""
+    metrics, good, abnormal = AnomalyMetrics(streaming=True), list[float](), list[float]()
+    for place, anomaly_map, mask, score in maps:
+        if mask is not None:
+            metrics.update(anomaly_map, mask, _POOL)
+        if (label := samples[place].label) is not None:
+            (abnormal if label else good).append(score)
+    if share.num_processes > 1:
+        metrics, good, abnormal = _gather(metrics, good, abnormal)
+    images = ExactScores(np.float64)
+    images.add(np.array(good), np.array(abnormal), np.ones(len(abnormal), dtype=np.int32))
+    return metrics, images
+
+
+def _gather(
+    metrics: AnomalyMetrics, good: list[float], abnormal: list[float]
+) -> tuple[AnomalyMetrics, list[float], list[float]]:
+    from accelerate.utils import gather_object  # type: ignore[import-untyped]
+
+    merged = AnomalyMetrics(streaming=True)
+    good_scores, abnormal_scores = list[float](), list[float]()
+    for state, some_good, some_abnormal in gather_object([(metrics.state_dict(), good, abnormal)]):
+        merged.merge(AnomalyMetrics.from_state_dict(state))
+        good_scores += some_good
+        abnormal_scores += some_abnormal
+    return merged, good_scores, abnormal_scores
 
 
 def _best_pixel_threshold(metrics: AnomalyMetrics) -> tuple[float, float]:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ..files import describe_differences
 
 
-__all__ = ["CheckpointFolder", "TrainingState", "load_trained", "newest_checkpoint", "read_state"]
+__all__ = ["CheckpointFolder", "TrainingState", "load_trained", "mark_trained", "newest_checkpoint", "read_state"]
 
 MARKER_NAME = "complete.json"
 STATE_NAME = "training_state.json"
@@ -105,6 +105,18 @@ def load_trained(model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
     parameters = dict(model.named_parameters())
     _check_shapes(checkpoint, saved, {name: parameters[name] for name in saved if name in parameters})
     _assign(parameters, saved)
+    mark_trained(model)
+
+
+def mark_trained(model: nn.Module) -> None:
+    """Tell a ClipSAM that its head has trained weights, which nobody but who has set them can know.
+
+    Args:
+        model (`nn.Module`): any other model is left as it is.
+    """
+    network: Any = model
+    if hasattr(network, "head_is_trained"):
+        network.head_is_trained = True
 
 
 class CheckpointFolder:

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..files import fingerprint
+from ..files import digest_json, digest_tensors
 from .batches import BatchFunction, BatchSource, FunctionBatches, ShareOfBatch
-from .checkpoints import CheckpointFolder, newest_checkpoint
+from .checkpoints import CheckpointFolder, mark_trained, newest_checkpoint
 
 
 __all__ = ["SCHEDULES", "TrainingInterruptedError", "schedule", "train_umci", "trained_parameters"]
@@ -31,21 +31,6 @@ LogFunction = Callable[[dict[str, float]], None]
 
 SCHEDULES = ("constant", "constant_with_warmup", "cosine", "linear")
 """Names of the learning rate's courses, as in `transformers.get_scheduler`."""
-
-# Fields of the configuration that the loss depends on, beside the weights
-_LOSS_FIELDS = (
-    "localizer",
-    "feature_layers",
-    "image_size",
-    "umci_hidden_size",
-    "strip_kernel_size",
-    "scale_sizes",
-    "head",
-    "fused_features",
-    "stage_loss_weights",
-    "focal_gamma",
-    "freeze_backbones",
-)
 
 
 class TrainingInterruptedError(RuntimeError):
@@ -145,6 +130,7 @@ def train_umci(
         checkpoint = resume_from_checkpoint or (newest_checkpoint(output_dir) if output_dir is not None else None)
         if folder is not None and checkpoint is not None:
             losses = folder.load(checkpoint, run.trained, run.optimizer)
+            mark_trained(model)
         first_step = len(losses)
         with (
             closing(run.load(source, first_step)) as shares,
@@ -350,22 +336,23 @@ def _default_accelerator(model: nn.Module) -> Any:
 
 def _describe(options: _Options, accelerator: Any, model: nn.Module, source: BatchSource) -> dict[str, Any]:
     """All that the weights at the end depend on, as JSON values."""
-    config = getattr(model, "config", None)
-    frozen = [
-        module
-        for name, module in model.named_children()
-        # SAM has no part in the loss
-        if name != "sam" and not any(parameter.requires_grad for parameter in module.parameters())
-    ]
+    config: Any = getattr(model, "config", None)
+    settings = {} if config is None else config.settings_of("localize", "train")
+    # Of CLIP's own configuration that it is the same says enough
+    settings = {name: digest_json(each)[:16] if isinstance(each, dict) else each for name, each in settings.items()}
+    trained = trained_parameters(model)
+    # SAM has no part in the loss
+    frozen = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in trained and not name.startswith("sam.")
+    }
     return {
         **asdict(options),
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         "mixed_precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes,
-        "model": {
-            **{name: getattr(config, name) for name in _LOSS_FIELDS if hasattr(config, name)},
-            "frozen_weights": fingerprint(nn.ModuleList(frozen)),
-        },
+        "model": {**settings, "frozen_weights": digest_tensors(frozen)[:16]},
         "batches": source.describe(),
     }
 

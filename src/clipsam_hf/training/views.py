@@ -6,8 +6,6 @@ Each view is a function of (seed, index, view) and nothing else. So a run can be
 number of processes and workers, or be fed from a cache of CLIP's features, and sees the same images.
 """
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.samples import AnomalySample
-from ..files import digest_file, digest_pixels
+from ..files import digest_file, digest_json, digest_pixels
 from ..image_loading import ImageReadError
 from ..processing_clipsam import ClipSamProcessor
 
@@ -196,13 +194,17 @@ class TrainingImages:
         """The file of an image, or its number where it is no file."""
         return self._facts[index].file_name
 
+    def class_name(self, index: int) -> str:
+        """The word for the prompts of an image."""
+        return self._facts[index].class_name
+
     def view_digest(self, index: int, view: int = 0) -> str:
         """Identifies the pixels of a view, without decoding anything: 64 hexadecimal digits of SHA-256.
 
         It depends on the files' content, not on their names, on what makes CLIP's pixels of them, and on the draw.
         """
         tiles = [(self._content_digest(tile.image), tile.flip) for tile in self._plan(index, view)]
-        return hashlib.sha256(json.dumps([self._pixel_settings(), tiles]).encode()).hexdigest()
+        return digest_json([self._pixel_settings(), tiles])
 
     @property
     def digest(self) -> str:
@@ -215,7 +217,7 @@ class TrainingImages:
             for index, facts in enumerate(self._facts)
         ]
         options = (self.seed, self.flip, self.mosaic_probability)
-        return hashlib.sha256(json.dumps([self._pixel_settings(), options, rows]).encode()).hexdigest()
+        return digest_json([self._pixel_settings(), options, rows])
 
     def _plan(self, index: int, view: int) -> list[_Tile]:
         """Draws what a view is made of: one image, or four from the upper left to the lower right."""
@@ -279,7 +281,7 @@ class TrainingImages:
             with _naming(self.file_name(index)):
                 mask = sample.load_mask()
             return digest_pixels(mask)
-        return "" if sample.mask_path is None else f"{digest_file(sample.mask_path)} > {sample.mask_threshold:g}"
+        return "" if sample.mask_path is None else f"{digest_file(sample.mask_path)} > {sample.gt_threshold:g}"
 
 
 def _check_integer(name: str, value: Any, *, least: int) -> int:

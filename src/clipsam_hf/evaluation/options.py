@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the figures of an evaluation depend on, beside the model and the data."""
+
+from dataclasses import dataclass
+
+from ..metrics.anomaly import AnomalyMetrics
+from ..processing_clipsam import check_class_name
+
+
+__all__ = ["EvaluationOptions"]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What the figures depend on, beside the model and the data.
+
+    Args:
+        size (`int`, *optional*): side in pixels of the square in which maps and masks are compared; `None` compares
+            at the size of each photograph.
+        mask_resize (`str`): how masks come to that size, `"bilinear"` or `"nearest"`, see `resize_mask`. Without
+            meaning where `size` is `None`.
+        refine (`bool`): whether SAM's map is evaluated too; CLIP's always is.
+        limit (`int`, *optional*): at most so many images per category, good and abnormal ones in proportion, spread
+            evenly over the list. For trials: the figures are not those of the data set.
+        class_name (`str`, *optional*): what all photographs show; by default, the data's name of their category.
+        aupro_limit (`float`): false positive rate up to which AUPRO is integrated.
+        streaming (`bool`): histograms and certified intervals instead of exact figures, in fixed memory.
+        aupro_linear200 (`bool`): adds the loop of most published tables, for comparison with papers only.
+
+    Raises:
+        TypeError, ValueError: if one is out of range.
+
+    Example:
+        >>> EvaluationOptions(refine=False).map_names
+        ['rough']
+    """
+
+    size: int | None = 518
+    mask_resize: str = "bilinear"
+    refine: bool = True
+    limit: int | None = None
+    class_name: str | None = None
+    aupro_limit: float = 0.3
+    streaming: bool = False
+    aupro_linear200: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("size", "limit"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be a positive integer or None, got {value!r}")
+        if self.mask_resize not in ("bilinear", "nearest"):
+            raise ValueError(f"`mask_resize` must be 'bilinear' or 'nearest', got {self.mask_resize!r}")
+        if self.class_name is not None:
+            check_class_name(self.class_name)
+        self.new_metrics()
+
+    @property
+    def mask_rule(self) -> str:
+        """The rule for `resize_mask`."""
+        return "native" if self.size is None else self.mask_resize
+
+    @property
+    def map_names(self) -> list[str]:
+        """The maps that are evaluated."""
+        return ["rough", "refined"] if self.refine else ["rough"]
+
+    def new_metrics(self) -> AnomalyMetrics:
+        """Return empty metrics with these options."""
+        return AnomalyMetrics(self.aupro_limit, streaming=self.streaming, aupro_linear200=self.aupro_linear200)

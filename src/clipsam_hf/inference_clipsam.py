@@ -1,0 +1,263 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The one way from photographs to maps and scores: read, embed the class name, forward, score, resize.
+
+The pipeline, evaluation, calibration and the recipes call it, so that none of them can differ from the others.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .image_loading import load_rgb
+from .processing_clipsam import check_class_name
+from .refinement_clipsam import resize_map
+
+
+class PreparedImage(NamedTuple):
+    """A photograph, ready for the model; the tensors have a batch dimension of 1.
+
+    Args:
+        class_name (`str`): What it shows.
+        size (`tuple[int, int]`): (height, width) of the photograph as it is displayed, in pixels.
+        inputs (`dict[str, torch.Tensor]`): `pixel_values` and, if it is to be refined, `reshaped_input_sizes` and
+            `sam_pixel_values`; the latter is missing where `image_embeddings` are known.
+        image_embeddings (`tuple` of `torch.Tensor`, *optional*): What the refiner's encoder would make of it.
+    """
+
+    class_name: str
+    size: tuple[int, int]
+    inputs: dict[str, Tensor]
+    image_embeddings: tuple[Tensor, ...] | None = None
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether the refiner is to run."""
+        return "reshaped_input_sizes" in self.inputs
+
+
+class Prediction(NamedTuple):
+    """What the model says of a photograph, on the CPU.
+
+    Args:
+        size (`tuple[int, int]`): (height, width) of the photograph.
+        rough_anomaly_map (`torch.Tensor` of shape `(height, width)`): In CLIP's frame, float32 in [0, 1].
+        anomaly_map (`torch.Tensor` of shape `(height, width)`): The final map, likewise.
+        rough_score (`float`): The image's score by the rough map, in [0, 1].
+        pred_score (`float`): By the final map.
+    """
+
+    size: tuple[int, int]
+    rough_anomaly_map: Tensor
+    anomaly_map: Tensor
+    rough_score: float
+    pred_score: float
+
+    def resized(self, name: str = "anomaly_map", size: tuple[int, int] | None = None) -> np.ndarray:
+        """Returns a map at the photograph's own size, or at another one, float32 (height, width).
+
+        Args:
+            name (`str`): `"anomaly_map"` or `"rough_anomaly_map"`.
+            size (`tuple[int, int]`, *optional*): (height, width).
+        """
+        resized: np.ndarray = resize_map(getattr(self, name), size or self.size).numpy()
+        return resized
+
+
+class ImagePreparer:
+    """Reads photographs and makes the model's inputs of them; it can be sent to other processes.
+
+    Args:
+        processor ([`ClipSamProcessor`]): The model's.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(
+        self,
+        image: Any,
+        class_name: str = "object",
+        *,
+        refine: bool = True,
+        timeout: float | None = None,
+        image_embeddings: tuple[Tensor, ...] | None = None,
+        reshaped_input_sizes: Tensor | None = None,
+    ) -> PreparedImage:
+        """Prepares one photograph.
+
+        Args:
+            image: Anything that `load_rgb` reads.
+            class_name (`str`): What it shows.
+            refine (`bool`): Whether the refiner is to run.
+            timeout (`float`, *optional*): Seconds to wait for a URL's server.
+            image_embeddings (`tuple` of `torch.Tensor`, *optional*): The refiner's embeddings of this photograph, if
+                they are known, each (1, ...); with `reshaped_input_sizes`.
+            reshaped_input_sizes (`torch.Tensor` of shape `(1, 2)`, *optional*): As the processor gave it with them.
+
+        Returns:
+            [`PreparedImage`].
+
+        Raises:
+            TypeError, ValueError: If there is no usable class name, or the image is of an unknown kind.
+            ImageReadError, OSError: If the photograph cannot be read.
+        """
+        name = check_class_name(class_name)
+        photograph = load_rgb(image, timeout=timeout)
+        is_new = image_embeddings is None
+        features = self.processor(images=photograph, return_sam_inputs=refine and is_new, return_tensors="pt")
+        inputs = {key: value for key, value in features.items() if key != "original_sizes"}
+        if refine and reshaped_input_sizes is not None:
+            inputs["reshaped_input_sizes"] = reshaped_input_sizes
+        size = (photograph.height, photograph.width)
+        return PreparedImage(name, size, inputs, image_embeddings if refine else None)
+
+
+class ClipSamInference:
+    """A model and its processor, ready to predict.
+
+    Args:
+        model ([`ClipSamForAnomalySegmentation`]): On its device.
+        processor ([`ClipSamProcessor`]): The model's.
+        texts (`TextEmbeddingCache`, *optional*): Where text embeddings are kept; by default a new one.
+
+    Example:
+        >>> from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
+        >>> model = ClipSamForAnomalySegmentation.from_pretrained(folder)
+        >>> inference = ClipSamInference(model, ClipSamProcessor.from_pretrained(folder))
+        >>> (prediction,) = inference.predict([inference.prepare(photograph, "candle")])
+        >>> prediction.resized().shape == (photograph.height, photograph.width)
+        True
+    """
+
+    def __init__(self, model: Any, processor: Any, texts: "TextEmbeddingCache | None" = None) -> None:
+        self.model, self.processor = model, processor
+        self.prepare = ImagePreparer(processor)
+        self.texts = TextEmbeddingCache() if texts is None else texts
+
+    def embed(self, class_name: str) -> Tensor:
+        """Embeds a class name, once until words, weights, dtype or device change.
+
+        Args:
+            class_name (`str`): What photographs show.
+
+        Returns:
+            `torch.Tensor` of shape `(1, 2, projection_dim)`: Order [normal, abnormal], on the model's device.
+
+        Raises:
+            TypeError, ValueError: If it is no usable class name.
+        """
+        processor, clip, device = self.processor, self.model.clip, self.model.device
+        words = (processor.normal_states, processor.abnormal_states, processor.prompt_templates)
+        text_tower = (*clip.text_model.parameters(), *clip.text_projection.parameters())
+        # A write in place counts the version up, a move to another device or dtype changes the address. Only a write
+        # through `.data` goes unseen.
+        weights = tuple((weight.data_ptr(), _version_of(weight), weight.dtype, weight.device) for weight in text_tower)
+
+        @torch.no_grad()
+        def encode() -> Tensor:
+            inputs = processor(text=class_name, return_tensors="pt").to(device)
+            embeds: Tensor = self.model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
+            return embeds
+
+        key = (class_name, tuple(map(tuple, words)), weights, device)
+        return self.texts.get(self.model, key, encode)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[PreparedImage]) -> list[tuple[Tensor, ...]]:
+        """Computes the refiner's embeddings of photographs that are to be refined, in one forward pass.
+
+        Args:
+            images (`Sequence[PreparedImage]`): Those with embeddings keep them.
+
+        Returns:
+            `list[tuple[torch.Tensor, ...]]`: For each photograph, each tensor with a batch dimension of 1.
+        """
+        new = [image.inputs["sam_pixel_values"] for image in images if image.image_embeddings is None]
+        fresh: Iterator[tuple[Tensor, ...]] = iter(())
+        if new:
+            encoded = self.model.get_image_embeddings(torch.cat(new).to(self.model.device))
+            fresh = iter([tuple(each[[index]] for each in encoded) for index in range(len(new))])
+        return [next(fresh) if image.image_embeddings is None else image.image_embeddings for image in images]
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[PreparedImage]) -> list[Prediction]:
+        """Runs the model on a batch of photographs, all of them to be refined, or none.
+
+        Args:
+            images (`Sequence[PreparedImage]`): At least one.
+
+        Returns:
+            `list[Prediction]`: One for each.
+
+        Raises:
+            ValueError: If the model's head has random weights.
+        """
+        self.model.check_trained()
+        device = self.model.device
+        names = {"pixel_values", "reshaped_input_sizes"} & images[0].inputs.keys()
+        inputs: dict[str, Any] = {
+            name: torch.cat([image.inputs[name] for image in images]).to(device) for name in sorted(names)
+        }
+        if images[0].is_refined and any(image.image_embeddings is not None for image in images):
+            parts = zip(*self.encode(images), strict=True)
+            inputs["image_embeddings"] = tuple(torch.cat([each.to(device) for each in part]) for part in parts)
+        elif images[0].is_refined:
+            inputs["sam_pixel_values"] = torch.cat([image.inputs["sam_pixel_values"] for image in images]).to(device)
+        text_embeds = torch.cat([self.embed(image.class_name) for image in images])
+        outputs = self.model(**inputs, text_embeds=text_embeds)
+        answers = (outputs.rough_anomaly_map, outputs.anomaly_map, outputs.rough_score, outputs.pred_score)
+        rough_maps, maps, rough_scores, scores = (answer.float().cpu() for answer in answers)
+        return [
+            Prediction(image.size, rough_maps[index], maps[index], rough_scores[index].item(), scores[index].item())
+            for index, image in enumerate(images)
+        ]
+
+
+class TextEmbeddingCache:
+    """The most recently used text embeddings of one model, computed once even if several threads ask.
+
+    Args:
+        max_entries (`int`, defaults to 256): Number of class names that are kept.
+    """
+
+    def __init__(self, max_entries: int = 256) -> None:
+        self.max_entries = max_entries
+        self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._model: Callable[[], PreTrainedModel | None] = lambda: None
+        # It also keeps two threads out of the tokenizer, which lends itself to one at a time
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["TextEmbeddingCache"], tuple[int]]:
+        return type(self), (self.max_entries,)  # a copy, in another process perhaps, starts empty
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, model: PreTrainedModel, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns the entry, made by `compute` if it is not there."""
+        with self._lock:
+            if self._model() is not model:
+                # Addresses in the keys may come back for the weights of another model
+                self._entries.clear()
+                self._model = weakref.ref(model)
+            if key not in self._entries:
+                self._entries[key] = compute()
+                if len(self._entries) > self.max_entries:
+                    self._entries.popitem(last=False)
+            self._entries.move_to_end(key)
+            return self._entries[key]
+
+
+def _version_of(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
+
+
+__all__ = ["ClipSamInference", "ImagePreparer", "Prediction", "PreparedImage", "TextEmbeddingCache"]
