@@ -127,24 +127,25 @@ def resize(feature_map: FeatureMap, height: int, width: int) -> FeatureMap:
     return output
 
 
-def strip_path(visual: FeatureMap, text: Tokens, weights: Weights) -> tuple[FeatureMap, FeatureMap]:
-    """Text asks the strips, then the strips ask the updated text: once for rows, once for columns."""
+def transpose(feature_map: FeatureMap) -> FeatureMap:
+    return [list(column) for column in zip(*feature_map, strict=True)]
+
+
+def strip_path(visual: FeatureMap, text: Tokens, weights: Weights, direction: str) -> FeatureMap:
+    """Text asks the strips, then the strips ask the updated text: the rows, or else the columns."""
     height, width = len(visual), len(visual[0])
+    lines = visual if direction == "row" else transpose(visual)
 
-    means = [[mean_of(visual[row])] for row in range(height)]  # height x 1
-    rows = [line[0] for line in convolve(means, part(weights, "row_conv"))]
-    heard = attend(text, rows, part(weights, "row_text"))
-    row_text = [[a + b for a, b in zip(old, new, strict=True)] for old, new in zip(text, heard, strict=True)]
-    row_answers = attend(rows, row_text, part(weights, "row_image"))
-    row_map = resize([[answer] for answer in row_answers], height, width)
+    means = [[mean_of(line)] for line in lines]  # one strip below the other
+    if direction == "column":
+        means = transpose(means)  # its convolution lies flat
+    convolved = convolve(means, part(weights, f"{direction}_conv"))
+    strips = [cell for line in convolved for cell in line]
 
-    means = [[mean_of([visual[row][column] for row in range(height)]) for column in range(width)]]  # 1 x width
-    columns = convolve(means, part(weights, "column_conv"))[0]
-    heard = attend(text, columns, part(weights, "column_text"))
-    column_text = [[a + b for a, b in zip(old, new, strict=True)] for old, new in zip(text, heard, strict=True)]
-    column_answers = attend(columns, column_text, part(weights, "column_image"))
-    column_map = resize([column_answers], height, width)
-    return row_map, column_map
+    heard = attend(text, strips, part(weights, f"{direction}_text"))
+    learned = [[a + b for a, b in zip(old, new, strict=True)] for old, new in zip(text, heard, strict=True)]
+    answers = attend(strips, learned, part(weights, f"{direction}_image"))
+    return resize([[answer] for answer in answers] if direction == "row" else [answers], height, width)
 
 
 def concatenate(feature_maps: Sequence[FeatureMap]) -> FeatureMap:
@@ -155,15 +156,39 @@ def concatenate(feature_maps: Sequence[FeatureMap]) -> FeatureMap:
     ]
 
 
-def scale_path(visual: FeatureMap, text: Tokens, weights: Weights, scale_sizes: Sequence[int]) -> FeatureMap:
+def unpool(cells: FeatureMap, size: int, height: int, width: int) -> FeatureMap:
+    """Bilinear between the centres of the cells, which stay where they were pooled."""
+    whole_height = len(cells) * size if len(cells) > 1 else height
+    whole_width = len(cells[0]) * size if len(cells[0]) > 1 else width
+    return [line[:width] for line in resize(cells, whole_height, whole_width)[:height]]
+
+
+def scale_path(
+    visual: FeatureMap, text: Tokens, weights: Weights, scale_sizes: Sequence[int], interpolation: str
+) -> FeatureMap:
     """Each pooled grid asks the text once; a 1x1 convolution fuses the scales."""
     height, width = len(visual), len(visual[0])
     scales = []
     for index, size in enumerate(scale_sizes):
         pooled = pool(visual, size)
         interaction = part(weights, f"interactions.{index}")
-        scales.append(resize([attend(line, text, interaction) for line in pooled], height, width))
+        read = [attend(line, text, interaction) for line in pooled]
+        aligned = interpolation == "aligned"
+        scales.append(unpool(read, size, height, width) if aligned else resize(read, height, width))
     return convolve(concatenate(scales), part(weights, "fuse"))
+
+
+def normalize(feature_map: FeatureMap) -> FeatureMap:
+    """Each token to mean 0 and variance 1 over its channels."""
+    normalized = []
+    for line in feature_map:
+        cells = []
+        for cell in line:
+            mean = sum(cell) / len(cell)
+            variance = sum((value - mean) ** 2 for value in cell) / len(cell)
+            cells.append([(value - mean) / math.sqrt(variance + 1e-5) for value in cell])
+        normalized.append(cells)
+    return normalized
 
 
 def umci(
@@ -172,16 +197,24 @@ def umci(
     weights: Weights,
     *,
     scale_sizes: Sequence[int],
+    scale_interpolation: str = "aligned",
+    normalize_features: bool = False,
     head: str = "conv",
     fused_features: Sequence[str] = ("original", "row", "column", "scale"),
 ) -> FeatureMap:
     """One stage: its feature map and the two texts in, two logits per token out."""
-    visual = convolve(feature_map, part(weights, "visual_projection"))
-    text = [linear(embedding, part(weights, "text_projection")) for embedding in text_embeds]
-
-    row_map, column_map = strip_path(visual, text, part(weights, "strip_path"))
-    scale_map = scale_path(visual, text, part(weights, "scale_path"), scale_sizes)
-    available = {"original": visual, "row": row_map, "column": column_map, "scale": scale_map}
+    visual = convolve(
+        normalize(feature_map) if normalize_features else feature_map, part(weights, "visual_projection")
+    )
+    available = {"original": visual}
+    if head == "text" or tuple(fused_features) != ("original",):
+        text = [linear(embedding, part(weights, "text_projection")) for embedding in text_embeds]
+    for direction in ("row", "column"):
+        if direction in fused_features:
+            available[direction] = strip_path(visual, text, part(weights, "strip_path"), direction)
+    if "scale" in fused_features:
+        scale_weights = part(weights, "scale_path")
+        available["scale"] = scale_path(visual, text, scale_weights, scale_sizes, scale_interpolation)
 
     fused = convolve(concatenate([available[name] for name in fused_features]), part(weights, "fuse"))
     fused = [[[max(value, 0.0) for value in cell] for cell in line] for line in fused]

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import CLIPConfig, SamConfig
+from transformers import CLIPConfig, SamConfig, SamHQConfig, SamModel
 
 from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation
+from clipsam_hf.regions_clipsam import SamPrompts
 
 
 # config.json of openai/clip-vit-large-patch14-336 and facebook/sam-vit-base and -huge: what differs from the defaults.
@@ -71,6 +72,10 @@ SAM_HUGE: dict[str, Any] = {
 }
 
 
+# config.json of syscv-community/sam-hq-vit-huge likewise
+SAM_HQ_HUGE: dict[str, Any] = {**SAM_HUGE, "mask_decoder_config": {"vit_dim": 1280}}
+
+
 def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -102,13 +107,33 @@ def test_default_model_has_the_right_output_shapes() -> None:
         outputs = model(torch.zeros(2, 3, 518, 518), text_embeds=torch.zeros(1, 2, 768))
         embeddings = model.get_image_embeddings(torch.zeros(2, 3, 1024, 1024))
         prompted = model.sam(
-            image_embeddings=embeddings[:1], input_boxes=torch.zeros(1, 3, 4), input_points=torch.zeros(1, 3, 5, 2)
+            image_embeddings=embeddings[0][:1], input_boxes=torch.zeros(1, 3, 4), input_points=torch.zeros(1, 3, 5, 2)
         )
     assert outputs.logits.shape == (2, 4, 2, 37, 37)
     assert outputs.anomaly_map.shape == (2, 518, 518)
     assert outputs.pred_score.shape == (2,)
-    assert embeddings.shape == (2, 256, 64, 64)
+    assert [tuple(each.shape) for each in embeddings] == [(2, 256, 64, 64)]
     assert prompted.pred_masks.shape == (1, 3, 3, 256, 256) and prompted.iou_scores.shape == (1, 3, 3)
+
+
+def test_sam_hq_has_the_published_parameter_counts_and_shapes() -> None:
+    sizes = ClipSamConfig(sam_config=SamHQConfig(**SAM_HQ_HUGE))
+    with torch.device("meta"), torch.no_grad():
+        model = ClipSamForAnomalySegmentation(sizes).eval()
+        embeddings = model.get_image_embeddings(torch.zeros(2, 3, 1024, 1024))
+        prompts = SamPrompts(torch.zeros(3, 4), torch.zeros(3, 5, 2), torch.ones(3, 5, dtype=torch.long))
+        chosen = tuple(each[:1] for each in embeddings)
+        masks, scores = model.refiner.decode(model.sam, chosen, prompts, multimask_output=True, chunk=None)
+    assert [tuple(each.shape) for each in embeddings] == [(2, 256, 64, 64), (2, 64, 64, 1280)]
+    assert masks.shape == (3, 3, 256, 256) and scores.shape == (3, 3)
+    # The fine masks' own part comes on top of SAM's huge model: a token, and small networks around it
+    assert count(model.sam.vision_encoder) == count_of_sam_huge_encoder()
+    assert 641.1 < count(model.sam) / 1e6 < 644
+
+
+def count_of_sam_huge_encoder() -> int:
+    with torch.device("meta"):
+        return count(SamModel(SamConfig(**SAM_HUGE)).vision_encoder)
 
 
 # --- for real

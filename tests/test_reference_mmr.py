@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import SamConfig, SamModel
 
-from clipsam_hf.refinement_clipsam import Region, build_prompts, find_regions, fuse_masks, merge_maps, score_map
+from clipsam_hf.refinement_clipsam import RefinementOptions, refine_map, score_map
+from clipsam_hf.regions_clipsam import Frame, Region, SamPrompts, find_regions
 
 
 Sam = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -36,27 +37,15 @@ def box_sam(boxes: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, to
     return torch.where(inside, 6.0, -6.0), torch.full((len(boxes), 1), 0.75)
 
 
-def refine(
-    rough: np.ndarray,
-    sam: Sam,
-    content: tuple[int, int],
-    sam_side: int,
-    *,
-    threshold: float = 0.5,
-    min_region_fraction: float = 0.0,
-    max_regions: int = 10,
-    mask_fusion: str = "soft",
-    merge: str = "average",
-) -> torch.Tensor:
+def refine(rough: np.ndarray, sam: Sam, frame: Frame, **options: Any) -> torch.Tensor:
     """The chain of the module's functions, with one point per region: its maximum."""
-    regions = find_regions(rough, threshold, min_region_fraction=min_region_fraction, max_regions=max_regions)
-    prompts = build_prompts(regions, rough, content, num_points=1)
-    assert prompts.input_boxes is not None and prompts.input_points is not None
-    mask_logits, iou_scores = sam(prompts.input_boxes, prompts.input_points)
-    scores = [region.score for region in regions]
-    options: Any = {"region_scores": scores, "mask_fusion": mask_fusion, "merge": merge}
-    mask_map = fuse_masks(mask_logits, iou_scores, content, sam_side, rough.shape, **options)
-    return merge_maps(torch.from_numpy(rough), mask_map, merge=merge)
+    settings = RefinementOptions(**{"min_region_fraction": 0.0, "num_points": 1, **options})
+
+    def decode(prompts: SamPrompts) -> tuple[torch.Tensor, torch.Tensor]:
+        assert prompts.input_boxes is not None and prompts.input_points is not None
+        return sam(prompts.input_boxes, prompts.input_points)
+
+    return refine_map(torch.from_numpy(rough), settings.find_regions(rough), frame, decode, settings).anomaly_map
 
 
 def pixels_of(region: Region) -> list[tuple[int, int]]:
@@ -72,13 +61,19 @@ def test_continuous_at_the_threshold() -> None:
     results = []
     for peak in (0.5, np.nextafter(np.float32(0.5), np.float32(1))):
         rough[4:8, 4:8] = peak
-        results.append(refine(rough, empty_sam, (64, 64), 64))
+        results.append(refine(rough, empty_sam, Frame((64, 64), 64)))
     torch.testing.assert_close(results[0], results[1], atol=1e-7, rtol=0)
 
 
 def test_a_good_part_never_outranks_a_defect_that_sam_missed() -> None:
-    good = merge_maps(torch.full((4, 4), 0.49), torch.zeros(4, 4)).max()
-    missed = merge_maps(torch.full((4, 4), 0.51), torch.zeros(4, 4)).max()
+    # Below the threshold no region is asked for; above it there is one, and SAM finds nothing there
+    def empty_sam(boxes: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(boxes), 3, 16, 16), -50.0), torch.ones(len(boxes), 3)
+
+    good, missed = (
+        refine(np.full((4, 4), value, dtype=np.float32), empty_sam, Frame((64, 64), 64)).max()
+        for value in (0.49, 0.51)
+    )
     assert good < missed
 
 
@@ -88,8 +83,10 @@ def test_m14_a_flipped_image_gives_a_flipped_map(seed: int, mask_fusion: str) ->
     rough = np.zeros((16, 16), dtype=np.float32)
     rough[::2, ::2] = random_map(8, 8, seed)
     for axis in (0, 1):
-        flipped = refine(np.flip(rough, axis).copy(), box_sam, (64, 64), 64, max_regions=64, mask_fusion=mask_fusion)
-        expected = refine(rough, box_sam, (64, 64), 64, max_regions=64, mask_fusion=mask_fusion).flip(axis)
+        flipped = refine(
+            np.flip(rough, axis).copy(), box_sam, Frame((64, 64), 64), max_regions=64, mask_fusion=mask_fusion
+        )
+        expected = refine(rough, box_sam, Frame((64, 64), 64), max_regions=64, mask_fusion=mask_fusion).flip(axis)
         torch.testing.assert_close(flipped, expected)
 
 
@@ -99,7 +96,7 @@ def test_m15_adding_a_defect_never_lowers_the_maximum(seed: int, row: int, colum
     rough = random_map(16, 16, seed)
     worse = rough.copy()
     worse[row : row + 4, column : column + 4] = np.maximum(worse[row : row + 4, column : column + 4], value)
-    before, after = (refine(each, box_sam, (48, 64), 64, max_regions=256) for each in (rough, worse))
+    before, after = (refine(each, box_sam, Frame((48, 64), 64), max_regions=256) for each in (rough, worse))
     assert after.max() >= before.max()
 
 
@@ -134,9 +131,8 @@ def test_agrees_with_plain_loops_around_a_real_sam(
     refined = refine(
         rough,
         predict,
-        content,
-        64,
-        threshold=threshold,
+        Frame(content, 64),
+        binarize_threshold=threshold,
         min_region_fraction=2 / 168,
         max_regions=4,
         mask_fusion=mask_fusion,

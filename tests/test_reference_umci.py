@@ -55,6 +55,8 @@ def reference_logits(
             text[0].double().tolist(),
             as_lists(model, index),
             scale_sizes=config.scale_sizes,
+            scale_interpolation=config.scale_interpolation,
+            normalize_features=config.normalize_features,
             head=config.head,
             fused_features=config.fused_features,
         )
@@ -71,10 +73,17 @@ def assert_same_logits(model: ClipSamForAnomalySegmentation, grid: tuple[int, in
     torch.testing.assert_close(given, expected.float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("scale_interpolation", ["aligned", "stretched"])
 @pytest.mark.parametrize("head", ["conv", "text"])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_umci_agrees_with_the_reference(make_model: Any, grid: tuple[int, int], head: str) -> None:
-    assert_same_logits(make_model(head=head), grid)
+def test_umci_agrees_with_the_reference(
+    make_model: Any, grid: tuple[int, int], head: str, scale_interpolation: str
+) -> None:
+    assert_same_logits(make_model(head=head, scale_interpolation=scale_interpolation), grid)
+
+
+def test_normalized_features_agree_with_the_reference(make_model: Any) -> None:
+    assert_same_logits(make_model(normalize_features=True), (5, 4))
 
 
 @pytest.mark.parametrize("scale_sizes", [(3,), (4, 1), (2, 3, 4)])

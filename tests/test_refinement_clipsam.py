@@ -217,6 +217,17 @@ class TestMergeMasks:
         if len(peaks) == 1:
             assert merged[rough == peaks[0]].max() <= peaks[0] + 1e-6
 
+    def test_a_more_abnormal_region_may_lift_another_that_its_mask_covers(self) -> None:
+        # Both masks are the whole square: S is .9 everywhere, and the weaker peak of .6 rises to (.6 + .9) / 2
+        merged = merge_masks(
+            torch.tensor([[0.9, 0.0, 0.6]]),
+            torch.full((2, 1, 3, 3), 100.0),
+            torch.ones(2, 1),
+            Frame((1, 3), 3),
+            region_peaks=[0.9, 0.6],
+        )
+        torch.testing.assert_close(merged, torch.tensor([[0.9, 0.45, 0.75]]))
+
     def test_soft_masks_are_probabilities(self) -> None:
         options: Any = {"logits": torch.zeros(1, 3, 4, 4), "scores": torch.ones(1, 3), "frame": Frame((16, 16), 16)}
         torch.testing.assert_close(self.merge(rough=torch.zeros(8, 8), **options), torch.full((8, 8), 0.25))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Regions and prompts, function by function: the numbers by hand, the geometry as properties, and the faults M1-M15 of bad input."""
+"""Regions and prompts: the numbers by hand, the geometry as properties, and the faults M1-M15 of bad input."""
 
 import doctest
 import warnings

@@ -292,3 +292,18 @@ def test_texts_vary_unless_switched_off(tmp_path: Path, options: list[str]) -> N
     assert losses[0] != losses[1]
     with pytest.raises(ValueError, match=r"batches\.texts_sha256"):
         run(*options[:place], str(output), *options[place + 1 :], "--no_refine", "--text_variants", "3")
+
+
+def test_both_names_may_be_those_of_one_whole_model(tmp_path: Path, tiny_checkpoint: Path, options: list[str]) -> None:
+    place = options.index("--clip_model_name_or_path")
+    options[place + 1] = options[place + 3] = str(tiny_checkpoint)
+    run(*options)
+
+    model = ClipSamForAnomalySegmentation.from_pretrained(tmp_path / "clipsam-plates")
+    original = ClipSamForAnomalySegmentation.from_pretrained(tiny_checkpoint)
+    for name in ("clip", "sam"):
+        parts = (getattr(each, name).state_dict() for each in (model, original))
+        assert all(torch.equal(*pair) for pair in zip(*(part.values() for part in parts), strict=True))
+    processor = ClipSamProcessor.from_pretrained(tmp_path / "clipsam-plates")
+    expected = ClipSamProcessor.from_pretrained(tiny_checkpoint)
+    assert processor.sam_image_processor.to_dict() == expected.sam_image_processor.to_dict()

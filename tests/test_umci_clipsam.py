@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of UMCI against numbers worked out by hand, and what it does with its two texts."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipsam_hf import ClipSamConfig
+from clipsam_hf.configuration_clipsam import FUSED_FEATURES
 from clipsam_hf.umci_clipsam import ClipSamInteraction, ClipSamScalePath, ClipSamStripPath, ClipSamUmci
 
 
@@ -73,9 +75,10 @@ def test_strip_path_attends_twice_by_hand() -> None:
     path = ClipSamStripPath(2, kernel_size=3)
     make_identity(path)
     visual = torch.tensor([[[[3.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 3.0]]]])
-    row, column = path(visual, torch.zeros(1, 2, 2))
-    torch.testing.assert_close(row, torch.ones(1, 2, 2, 2))
-    torch.testing.assert_close(column, torch.ones(1, 2, 2, 2))
+    maps = path(visual, torch.zeros(1, 2, 2))
+    assert list(maps) == ["row", "column"]
+    torch.testing.assert_close(maps["row"], torch.ones(1, 2, 2, 2))
+    torch.testing.assert_close(maps["column"], torch.ones(1, 2, 2, 2))
 
 
 def test_strip_path_with_two_different_texts_by_hand() -> None:
@@ -92,7 +95,7 @@ def test_strip_path_with_two_different_texts_by_hand() -> None:
     high = share * updated[0] + (1 - share) * updated[1]
     low = share * updated[1] + (1 - share) * updated[0]
 
-    row, _ = path(visual, text)
+    row = path(visual, text)["row"]
     torch.testing.assert_close(row[0, 0], torch.tensor([[high, high], [low, low]]))
     torch.testing.assert_close(row[0, 1], torch.tensor([[low, low], [high, high]]))
 
@@ -138,6 +141,47 @@ def test_scale_path_resizes_bilinearly_with_half_pixel_centres() -> None:
         read = path(torch.tensor([[[[-1.0, -1.0, 1.0, 1.0]] * 2]]), torch.tensor([[[0.0], [1.0]]]))
     # A cell of -1 reads text 0 and a cell of 1 reads text 1.
     torch.testing.assert_close(read, torch.tensor([[[[0.0, 0.25, 0.75, 1.0]] * 2]]))
+
+
+class PassThrough(nn.Module):
+    """In place of an interaction: what is pooled goes on as it is."""
+
+    def forward(self, reader: Tensor, source: Tensor) -> Tensor:
+        return reader
+
+
+def largest_shift(kernel: int, interpolation: str) -> float:
+    """By how many tokens the scale path moves features, between the centres of the first and last whole cell."""
+    side = 37  # CLIP's grid at 518 pixels
+    path = ClipSamScalePath(2, (kernel,), interpolation)
+    make_identity(path)
+    path.interactions[0] = PassThrough()
+    # Two channels that hold the place of every token's centre: a pooled cell then holds the place of its own centre
+    places = (torch.arange(side) + 0.5).expand(side, side)
+    visual = torch.stack((places, places.T))[None]
+    with torch.no_grad():
+        shift = (path(visual, torch.zeros(1, 2, 2)) - visual).abs()[0]
+    first, last = kernel // 2, kernel * (side // kernel) - kernel // 2 - 1  # tokens in the middle of these cells
+    return max(shift[0, :, first : last + 1].max().item(), shift[1, first : last + 1].max().item())
+
+
+# Stretched, n cells of k tokens stand for 37 tokens: place p comes back as p n k / 37, until the cut cell is blended
+# in from the centre of the last whole one on, which is stretched to 25.9 (k = 9) or 32.7 (k = 3).
+@pytest.mark.parametrize(("kernel", "stretched"), [(9, 25.5 * (5 * 9 / 37 - 1)), (3, 32.5 * (13 * 3 / 37 - 1))])
+def test_aligned_scale_path_leaves_features_in_their_place(kernel: int, stretched: float) -> None:
+    assert largest_shift(kernel, "aligned") < 1e-4
+    assert largest_shift(kernel, "stretched") == pytest.approx(stretched, abs=1e-3)
+    assert stretched > 0.5  # tokens
+
+
+def test_whole_cells_are_the_same_aligned_and_stretched() -> None:
+    aligned = ClipSamScalePath(4, (2, 3))
+    stretched = ClipSamScalePath(4, (2, 3), "stretched")
+    stretched.load_state_dict(aligned.state_dict())
+    text = torch.randn(1, 2, 4)
+    for grid, is_same in (((6, 12), True), ((7, 12), False)):
+        visual = torch.randn(1, 4, *grid)
+        assert torch.allclose(aligned(visual, text), stretched(visual, text), atol=1e-6) is is_same
 
 
 def test_scale_path_asks_the_text_once_per_scale(tiny_config: ClipSamConfig) -> None:
@@ -215,3 +259,51 @@ def test_head_of_the_full_size_model_has_18_million_parameters() -> None:
     expected = 1025 * d + 769 * d + 2 * (3 * d + 1) * d + 18 * (d + 1) * d + (2 * d + 1) * d + (36 * d + 1) * d
     expected += 2 * (d + 1)
     assert sum(parameter.numel() for parameter in umci.parameters()) == expected == 4_528_642
+
+
+# --- fewer fused features
+
+
+SUBSETS = [names for count in (1, 2, 3, 4) for names in itertools.combinations(FUSED_FEATURES, count)]
+
+
+@pytest.mark.parametrize("head", ["conv", "text"])
+@pytest.mark.parametrize("fused_features", SUBSETS, ids="-".join)
+def test_no_parameter_is_built_that_gets_no_gradient(
+    tiny_config: ClipSamConfig, fused_features: tuple[str, ...], head: str
+) -> None:
+    umci = fresh_umci(tiny_config, fused_features=fused_features, head=head)
+    logits = umci(torch.randn(2, 32, 5, 3), torch.randn(2, 2, 16))
+    assert logits.shape == (2, 2, 5, 3)
+    (logits * torch.randn_like(logits)).sum().backward()
+    assert [name for name, parameter in umci.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("fused_features", SUBSETS, ids="-".join)
+def test_fewer_features_build_a_part_of_the_whole(tiny_config: ClipSamConfig, fused_features: tuple[str, ...]) -> None:
+    whole = fresh_umci(tiny_config).state_dict()
+    part = fresh_umci(tiny_config, fused_features=fused_features).state_dict()
+    assert part.keys() <= whole.keys()
+    assert (part.keys() == whole.keys()) is ({"row", "column", "scale"} <= set(fused_features))  # V_ori has no path
+
+
+# --- normalised features
+
+
+def test_normalized_features_ignore_the_scale_of_a_token(tiny_config: ClipSamConfig) -> None:
+    plain, normalized = fresh_umci(tiny_config), fresh_umci(tiny_config, normalize_features=True)
+    normalized.load_state_dict(plain.state_dict())  # there is nothing to train in it
+    feature_map, text = torch.randn(1, 32, 4, 4), torch.randn(1, 2, 16)
+    louder = feature_map * (1 + 4 * torch.rand(1, 1, 4, 4)) + torch.randn(1, 1, 4, 4)
+    torch.testing.assert_close(normalized(louder, text), normalized(feature_map, text), atol=1e-3, rtol=1e-3)
+    assert (plain(louder, text) - plain(feature_map, text)).abs().max() > 0.1
+
+
+def test_normalized_features_by_hand(tiny_config: ClipSamConfig) -> None:
+    umci = fresh_umci(tiny_config, normalize_features=True)
+    seen: list[Tensor] = []
+    umci.visual_projection.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    token = torch.tensor([1.0, 3.0]).repeat(16)  # mean 2, variance 1
+    umci(token.reshape(1, 32, 1, 1).expand(1, 32, 2, 3), torch.randn(1, 2, 16))
+    expected = torch.tensor([-1.0, 1.0]).repeat(16).reshape(1, 32, 1, 1).expand(1, 32, 2, 3)
+    torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=0)

@@ -361,19 +361,44 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         with self._backbone_grad():
             return self.localizer.encode(self.clip, pixel_values, output_attentions=output_attentions)
 
+    def _take_features(
+        self, pixel_values: Tensor | None, feature_maps: tuple[Tensor, ...] | None, output_attentions: bool
+    ) -> tuple[tuple[Tensor, ...], Any, torch.Size]:
+        """Features, what CLIP's vision tower answered, and (height, width) of CLIP's pixels: of whichever is given."""
+        if feature_maps is None and pixel_values is not None:
+            return *self._encode_image(pixel_values, output_attentions=output_attentions), pixel_values.shape[-2:]
+        if feature_maps is not None and pixel_values is None:
+            patch_size = self.config.clip_config.vision_config.patch_size
+            return feature_maps, None, torch.Size(patch_size * side for side in feature_maps[0].shape[-2:])
+        raise ValueError("Give either `pixel_values` or `feature_maps`: the images, or CLIP's stages of them.")
+
     def _localize(self, feature_maps: tuple[Tensor, ...], text_embeds: Tensor) -> Tensor:
         """Logits of all stages: (batch_size, num_stages, 2, height, width), float32."""
         return self.localizer.read(self.clip, self._head, feature_maps, text_embeds)
 
     @torch.no_grad()
-    def _refine(
+    def refine(
         self,
         rough_anomaly_map: Tensor,
-        sam_pixel_values: Tensor | None,
-        image_embeddings: tuple[Tensor, ...] | None,
-        reshaped_input_sizes: Tensor | None,
+        *,
+        sam_pixel_values: Tensor | None = None,
+        image_embeddings: tuple[Tensor, ...] | None = None,
+        reshaped_input_sizes: Tensor | None = None,
     ) -> list[Refinement]:
-        """MMR, image by image, since they differ in their number of prompts."""
+        """Refines rough maps (MMR), image by image, since they differ in their number of prompts.
+
+        Args:
+            rough_anomaly_map: (batch_size, height, width), in [0, 1].
+            sam_pixel_values: As in `forward`.
+            image_embeddings: As in `forward`, instead of `sam_pixel_values`.
+            reshaped_input_sizes: As in `forward`.
+
+        Returns:
+            One [`Refinement`] for each image.
+
+        Raises:
+            ValueError: If an input is missing or given twice.
+        """
         if reshaped_input_sizes is None:
             raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
         names = [each.name for each in fields(RefinementOptions)]
@@ -410,13 +435,25 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("Give either `sam_pixel_values` or `image_embeddings`, not both.")
         return {index: tuple(each[[place]] for each in chosen) for place, index in enumerate(prompted)}
 
-    def _score(self, anomaly_map: Tensor, vision_outputs: Any, text_embeds: Tensor) -> Tensor:
-        """The image's score by `config.image_score`: (batch_size,) in [0, 1]."""
+    def score(self, anomaly_map: Tensor, text_embeds: Tensor | None = None, vision_outputs: Any = None) -> Tensor:
+        """Scores images by `config.image_score`.
+
+        Args:
+            anomaly_map: (batch_size, height, width), in [0, 1].
+            text_embeds: (batch_size, 2, projection_dim), needed by `"text"` alone.
+            vision_outputs: What CLIP's vision tower answered, needed by `"text"` alone.
+
+        Returns:
+            (batch_size,), in [0, 1].
+
+        Raises:
+            ValueError: If `"text"` lacks what it needs.
+        """
         if self.config.image_score == "top_fraction":
             return score_map(anomaly_map, top_fraction=self.config.score_top_fraction)
         if self.config.image_score == "max":
             return anomaly_map.flatten(1).amax(dim=1)
-        if vision_outputs is None:
+        if vision_outputs is None or text_embeds is None:
             raise ValueError("`image_score='text'` needs `pixel_values`; cached `feature_maps` lack the class token.")
         image_embeds = F.normalize(self.clip.visual_projection(vision_outputs.pooler_output).float(), dim=-1)
         logits = self.clip.logit_scale.float().exp() * torch.einsum("bc,bkc->bk", image_embeds, text_embeds.float())
@@ -474,15 +511,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("Give either `input_ids` or `text_embeds`: the sentences, or their embeddings.")
 
         # 2. The localizer's features
-        vision_outputs = None
-        if feature_maps is None and pixel_values is not None:
-            size = pixel_values.shape[-2:]
-            feature_maps, vision_outputs = self._encode_image(pixel_values, output_attentions=bool(output_attentions))
-        elif feature_maps is not None and pixel_values is None:
-            patch_size = self.config.clip_config.vision_config.patch_size
-            size = torch.Size(patch_size * side for side in feature_maps[0].shape[-2:])
-        else:
-            raise ValueError("Give either `pixel_values` or `feature_maps`: the images, or CLIP's stages of them.")
+        feature_maps, vision_outputs, size = self._take_features(pixel_values, feature_maps, bool(output_attentions))
         text_embeds = text_embeds.to(feature_maps[0].device).expand(len(feature_maps[0]), -1, -1)
 
         # 3. Where is it? The localizer
@@ -492,7 +521,12 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         # 4. What is its exact shape? MMR with the refiner
         anomaly_map, refinement = rough_anomaly_map, dict[str, Any]()
         if sam_pixel_values is not None or image_embeddings is not None:
-            refinements = self._refine(rough_anomaly_map, sam_pixel_values, image_embeddings, reshaped_input_sizes)
+            refinements = self.refine(
+                rough_anomaly_map,
+                sam_pixel_values=sam_pixel_values,
+                image_embeddings=image_embeddings,
+                reshaped_input_sizes=reshaped_input_sizes,
+            )
             anomaly_map = torch.stack([each.anomaly_map for each in refinements])  # (batch, height, width)
             refinement = _collect(refinements)
 
@@ -509,14 +543,14 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             self._notice_loss(loss)
 
         # 6. Scores
-        rough_score = self._score(rough_anomaly_map, vision_outputs, text_embeds)
+        rough_score = self.score(rough_anomaly_map, text_embeds, vision_outputs)
         is_refined = anomaly_map is not rough_anomaly_map
         return ClipSamOutput(
             loss=loss,
             logits=logits,
             rough_anomaly_map=rough_anomaly_map,
             anomaly_map=anomaly_map,
-            pred_score=self._score(anomaly_map, vision_outputs, text_embeds) if is_refined else rough_score,
+            pred_score=self.score(anomaly_map, text_embeds, vision_outputs) if is_refined else rough_score,
             rough_score=rough_score,
             text_embeds=text_embeds,
             hidden_states=_select_states(vision_outputs, output_hidden_states),

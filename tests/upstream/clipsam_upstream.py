@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' common model, configuration and processor tests on a tiny ClipSAM; `run.py` runs them.
+"""transformers' common model, configuration and processor tests on tiny ClipSAMs; `run.py` runs them.
 
 An override says why the common test does not fit; one test is skipped here. The others skip themselves, with their
 reason, where this machine or this model lacks what they are about:
@@ -29,7 +29,8 @@ import torch
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 from tests.test_processing_common import ProcessorTesterMixin
-from transformers import CLIPImageProcessorPil, CLIPTokenizer, SamImageProcessorPil
+from tiny_sam_hq import make_sam_hq_config
+from transformers import CLIPImageProcessorPil, CLIPTokenizer, SamConfig, SamImageProcessorPil
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.testing_utils import torch_device
 
@@ -123,6 +124,17 @@ class ClipSamModelTest(ModelTesterMixin, unittest.TestCase):
                 parts = (model, model.clip, model.clip.text_model, model.clip.vision_model, model.sam)
                 used = {part.config._attn_implementation for part in (*parts, model.sam.vision_encoder)}
                 self.assertEqual(used, {implementation})
+
+
+class ClipSamHQModelTest(ClipSamModelTest):
+    """The same with SAM-HQ as the refiner."""
+
+    @pytest.fixture(autouse=True)
+    def make_testers(self, tiny_config: ClipSamConfig, tiny_sam_config: SamConfig) -> None:
+        tiny_config.sam_config = make_sam_hq_config(tiny_sam_config)
+        tiny_config.freeze_backbones = False
+        self.model_tester = ClipSamModelTester(tiny_config)
+        self.config_tester = ConfigTester(self, config_class=ClipSamConfig, has_text_modality=False)
 
 
 class SavedSamImageProcessor:

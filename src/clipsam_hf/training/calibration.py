@@ -209,12 +209,12 @@ def _refined_maps(
             torch.cat([inputs[name] for _, _, inputs in batch]).to(model.device)
             for name in ("sam_pixel_values", "reshaped_input_sizes")
         )
-        refinements = model._refine(rough, pixels, None, sizes)
+        refinements = model.refine(rough, sam_pixel_values=pixels, reshaped_input_sizes=sizes)
         for (place, waiting, _), refinement in zip(batch, refinements, strict=True):
             if model.config.image_score == "text":
                 score = float(waiting["score"])  # of CLIP's class token, which SAM does not change
             else:
-                score = model._score(refinement.anomaly_map[None], None, None).item()
+                score = model.score(refinement.anomaly_map[None]).item()
             yield place, refinement.anomaly_map.float().cpu().numpy(), waiting.get("mask"), score
 
 
