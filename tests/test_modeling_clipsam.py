@@ -879,6 +879,23 @@ def test_backbones_may_come_out_of_a_clipsam_without_backbones(backbones: tuple[
     assert same(model.clip, trained.clip) and same(model.sam, trained.sam)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "visa"),
+        ({"clip_name_or_path": "openai/clip-vit-large-patch14-336"}, None),
+        ({"clip_name_or_path": "openai/clip-vit-large-patch14-336", "freeze_backbones": False}, "visa"),
+    ],
+    ids=["its own", "frozen from elsewhere", "trained"],
+)
+def test_a_clip_out_of_a_clipsam_says_what_it_may_have_seen(
+    make_model: Any, tmp_path: Path, fields: dict[str, Any], expected: str | None
+) -> None:
+    make_model(auxiliary_dataset="visa", **fields).save_pretrained(tmp_path / "whole")
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(tmp_path / "whole", tmp_path / "whole")
+    assert model.config.auxiliary_dataset == expected
+
+
 def test_another_kind_in_the_place_of_clip_is_refused(backbones: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="is of the kind 'sam', where a CLIP"):
         ClipSamForAnomalySegmentation.from_clip_sam_pretrained(backbones[1], backbones[1])

@@ -336,6 +336,24 @@ def find_origin(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> t
     return os.fspath(name_or_path), extract_commit_hash(cached_file(name_or_path, CONFIG_NAME, **options), None)
 
 
+def find_training_set(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> str | None:
+    """Finds out what a CLIP that is taken out of a ClipSAM may have seen.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`): Repository or folder.
+        kwargs (`Mapping`): Those with which it is loaded.
+
+    Returns:
+        `str`, *optional*: The ClipSAM's `auxiliary_dataset`, unless its CLIP is a frozen one from elsewhere.
+
+    Raises:
+        OSError: If there is no such checkpoint.
+    """
+    stored, _ = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    is_from_elsewhere = stored.get("clip_name_or_path") is not None and stored.get("freeze_backbones", True)
+    return None if is_from_elsewhere or stored.get("model_type") != "clipsam" else stored.get("auxiliary_dataset")
+
+
 def _origin_of(config: PreTrainedConfig, part: str) -> tuple[str | None, str | None]:
     return getattr(config, f"{part}_name_or_path"), getattr(config, f"{part}_revision")
 
@@ -404,4 +422,11 @@ def _describe_backbones(path: Path, config: Any, *, saved: bool) -> None:
     update_json(path, entries)
 
 
-__all__ = ["BACKBONES", "ClipSamCheckpointModel", "check_backbones_are_public", "find_origin", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "ClipSamCheckpointModel",
+    "check_backbones_are_public",
+    "find_origin",
+    "find_training_set",
+    "load_backbone",
+]

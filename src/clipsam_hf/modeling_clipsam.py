@@ -20,7 +20,7 @@ from transformers import initialization as init
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, load_backbone
+from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_training_set, load_backbone
 from .configuration_clipsam import ClipSamConfig
 from .localizer_clipsam import LOCALIZERS, ImageFeatures
 from .loss_clipsam import anomaly_segmentation_loss
@@ -178,6 +178,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             kwargs["revision"] = commit or kwargs.get("revision") or "main"
             backbones.append(load_backbone(part, name_or_path, kwargs))
         clip, sam = backbones
+        config_kwargs.setdefault("auxiliary_dataset", find_training_set(clip_name_or_path, dict(clip_kwargs or {})))
 
         depth, patch_size = clip.config.vision_config.num_hidden_layers, clip.config.vision_config.patch_size
         quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})

@@ -192,7 +192,7 @@ def name_training_set(
     """
     trained_on = name_set(args.dataset_name, data)
     if model.config.auxiliary_dataset is not None:
-        trained_on = f"{model.config.auxiliary_dataset} + {trained_on}"
+        trained_on = " + ".join(dict.fromkeys([*model.config.auxiliary_dataset.split(" + "), trained_on]))
     if eval_data is None:
         return trained_on
     reported_on = name_set(args.eval_dataset_name or "auto", eval_data)
