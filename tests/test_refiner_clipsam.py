@@ -62,7 +62,14 @@ def model(tiny_config: ClipSamConfig, sam_config: PreTrainedConfig) -> ClipSamFo
     config = ClipSamConfig(**{**tiny_config.to_dict(), "sam_config": sam_config, "max_regions": 200})
     made = ClipSamForAnomalySegmentation(config).eval()
     made.head_is_trained = True
+    be_sure_of_masks(made)
     return made
+
+
+@torch.no_grad()
+def be_sure_of_masks(model: ClipSamForAnomalySegmentation) -> None:
+    """Raises all predicted IoUs: what a random network says of them may be below 0, and then no mask counts."""
+    model.sam.mask_decoder.iou_prediction_head.proj_out.bias.add_(5.0)
 
 
 def sample(batch_size: int = 2) -> dict[str, torch.Tensor]:
@@ -235,7 +242,9 @@ def test_a_batch_is_its_images_one_by_one(model: ClipSamForAnomalySegmentation) 
 
 
 @torch.no_grad()
-def test_saved_and_loaded_is_the_same_to_the_bit(model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
+def test_saved_and_loaded_weights_are_the_same_to_the_bit(
+    model: ClipSamForAnomalySegmentation, tmp_path: Path
+) -> None:
     inputs = sample()
     leave_first_without_regions(model, inputs)
     expected = model(**inputs)
@@ -245,7 +254,8 @@ def test_saved_and_loaded_is_the_same_to_the_bit(model: ClipSamForAnomalySegment
     state = model.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
-    assert torch.equal(loaded(**inputs).anomaly_map, expected.anomaly_map)
+    # Not to the bit: where the file has a weight decides in which order a processor adds up
+    torch.testing.assert_close(loaded(**inputs).anomaly_map, expected.anomaly_map, atol=1e-6, rtol=0)
 
 
 @pytest.fixture
@@ -270,6 +280,7 @@ def test_from_backbones_to_the_pipeline(backbones: tuple[Path, Path], tmp_path: 
     loaded = model.refiner.model_class.from_pretrained(backbones[1]).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.sam.state_dict().items())
     assert model.config.sam_name_or_path == str(backbones[1])
+    be_sure_of_masks(model)
 
     inputs = processor(images=photograph(), text="candle", return_tensors="pt")
     assert inputs["sam_pixel_values"].shape == (1, 3, 64, 64)
@@ -286,7 +297,7 @@ def test_from_backbones_to_the_pipeline(backbones: tuple[Path, Path], tmp_path: 
     result = pipe(photograph(), class_name="candle")
     assert result["score"] == pytest.approx(float(outputs.pred_score), abs=1e-5)
     plain = pipe(photograph(), class_name="candle", refine=False)
-    assert np.abs(result["anomaly_map"] - plain["anomaly_map"]).max() > 1e-3
+    assert np.abs(result["anomaly_map"] - plain["anomaly_map"] / 2).max() > 1e-3  # masks were added
 
 
 @pytest.mark.timeout(300)
@@ -297,7 +308,9 @@ def test_sam_hq_by_remote_code(
     config = ClipSamConfig(**{**tiny_config.to_dict(), "sam_config": make_sam_hq_config(tiny_sam_config)})
     config.localizer, config.binarize_threshold = "similarity", 0.2
     folder = tmp_path / "with-code"
-    ClipSamForAnomalySegmentation(config).save_pretrained(folder, save_code=True)
+    model = ClipSamForAnomalySegmentation(config)
+    be_sure_of_masks(model)
+    model.save_pretrained(folder, save_code=True)
     tiny_processor.save_pretrained(folder, save_code=True)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
@@ -305,7 +318,9 @@ def test_sam_hq_by_remote_code(
     command = [sys.executable, "-c", WITHOUT_PACKAGE, str(folder), str(answer)]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
-    own = pipeline(TASK, model=folder)(photograph(), class_name="candle")["anomaly_map"]
+    pipe = pipeline(TASK, model=folder)
+    own = pipe(photograph(), class_name="candle")["anomaly_map"]
+    assert np.abs(own - pipe(photograph(), class_name="candle", refine=False)["anomaly_map"] / 2).max() > 1e-3
     np.testing.assert_allclose(np.load(answer), own, atol=1e-6)
 
 
