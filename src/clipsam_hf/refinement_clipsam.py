@@ -94,12 +94,12 @@ def merge_masks(
 
     A score says how good a mask is and nothing about whether the thing is a defect. With `"anomaly_weighted"` scores
     therefore weigh a region's masks against each other only, and how abnormal the region is comes from the rough map:
-    the answer is nowhere above the image's highest peak (a region's own peak can rise where the mask of a more abnormal
-    one covers it). An image without regions goes through the same formula with S = 0, so that at the threshold there
-    remains a step from peak / 2 (no region) to at most the peak. With
-    `"average"` that step is larger, up to (peak + 1) / 2: a good part just above the threshold then outranks a defect
-    just below it. With `"sum_norm"` every image, good or not, reaches 1, which changes the ranking between images; a
-    constant map has no such scale and is only clamped to [0, 1].
+    the answer is nowhere above the image's highest peak (a region's own peak can rise where the mask of a more
+    abnormal one covers it). An image without regions goes through the same formula with S = 0, so that at the
+    threshold there remains a step from peak / 2 (no region) to at most the peak. With `"average"` that step is
+    larger, up to (peak + 1) / 2: a good part just above the threshold then outranks a defect just below it. With
+    `"sum_norm"` every image, good or not, reaches 1, which changes the ranking between images; a constant map has no
+    such scale and is only clamped to [0, 1].
 
     Args:
         rough_anomaly_map (`torch.Tensor` of shape `(height, width)`): CLIP's map A, in [0, 1].
