@@ -130,9 +130,9 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(
 def test_a_process_that_cannot_write_stops_both(
     tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipsam_hf.training import checkpoints as training_checkpoints
+    from clipsam_hf.training import checkpoints
 
-    write = training_checkpoints._write
+    write = checkpoints._write
 
     def full(path: Path, content: bytes) -> None:
         if "checkpoint-4" in str(path) and path.name == "random-1.safetensors":
@@ -144,7 +144,7 @@ def test_a_process_that_cannot_write_stops_both(
         with pytest.raises(OSError, match=f"'checkpoint-2' is the last one and unharmed.*{reason}"):
             train(tiny_model, tmp_path)
 
-    monkeypatch.setattr(training_checkpoints, "_write", full)
+    monkeypatch.setattr(checkpoints, "_write", full)
     run_processes(stopped)
 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]

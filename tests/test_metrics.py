@@ -16,7 +16,7 @@ from reference_metrics import brute_force_aupro, linear_loop_aupro, region_recal
 from scipy import ndimage, special
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-import clipsam_hf.metrics.ranks as rank_statistics
+from clipsam_hf.metrics import ranks
 from clipsam_hf.metrics import FIGURES, AnomalyMetrics, categories, resize_mask
 
 
@@ -26,7 +26,7 @@ Figures = dict[str, float]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes even tiny categories fill several blocks."""
-    monkeypatch.setattr(rank_statistics, "_BLOCK_LENGTH", 1000)
+    monkeypatch.setattr(ranks, "_BLOCK_LENGTH", 1000)
     yield
 
 
@@ -470,7 +470,7 @@ def test_bounds_of_one_key_by_hand(best: bool) -> None:
     # Two defect pixels below, or above, three good ones, all in one key: every order is possible
     scores = (0.3 + np.arange(5) / 2**25).astype(np.float32)[None, ::-1]
     mask = np.array([[True, True, False, False, False]]) if best else np.array([[False, False, False, True, True]])
-    assert len(np.unique(rank_statistics._keys_of(scores))) == 1
+    assert len(np.unique(ranks._keys_of(scores))) == 1
     with pytest.warns(UserWarning):
         intervals = collect([scores], [mask], streaming=True).compute()["intervals"]["candle"]
     exact = figures_of([scores], [mask])
@@ -495,12 +495,12 @@ def test_scores_crowded_at_either_end_stay_apart(end: float) -> None:
 def test_keys_rise_with_the_score_and_start_at_the_lowest_one() -> None:
     scores = np.sort(np.concatenate([np.random.default_rng(0).random(5000), 2.0 ** -np.arange(1, 140)]))
     scores = np.unique(np.concatenate([scores, 1 - scores, [-0.0, 0.5, 1.0]]).astype(np.float32))
-    keys = rank_statistics._keys_of(scores)
-    assert (np.diff(keys) >= 0).all() and keys[0] == 0 and keys[-1] == rank_statistics._NUM_KEYS - 1
-    lowest = rank_statistics._lowest_score_of(keys)
+    keys = ranks._keys_of(scores)
+    assert (np.diff(keys) >= 0).all() and keys[0] == 0 and keys[-1] == ranks._NUM_KEYS - 1
+    lowest = ranks._lowest_score_of(keys)
     assert (lowest <= scores).all()
-    assert (rank_statistics._keys_of(lowest) == keys).all()
-    assert (rank_statistics._keys_of(np.nextafter(lowest[1:], np.float32(-1))) < keys[1:]).all()
+    assert (ranks._keys_of(lowest) == keys).all()
+    assert (ranks._keys_of(np.nextafter(lowest[1:], np.float32(-1))) < keys[1:]).all()
 
 
 def test_wide_intervals_warn_and_name_the_way_out() -> None:

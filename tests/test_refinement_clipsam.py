@@ -415,6 +415,14 @@ class TestRefineMap:
         assert refinement.mask_logits.shape == (2, 1, 8, 8) and refinement.iou_scores.tolist() == [[1.0], [1.0]]
         torch.testing.assert_close(refinement.anomaly_map, rough / 2)  # the masks are empty
 
+    def test_a_region_weighs_by_its_peak(self) -> None:
+        # One region of .9 and .6, whose mask is the whole square: S is .9 everywhere
+        rough, settings = torch.tensor([[0.9, 0.6, 0.0]]), RefinementOptions(min_region_fraction=0.0)
+        answer = (torch.full((1, 1, 4, 4), 50.0), torch.ones(1, 1))
+        regions = settings.find_regions(rough)
+        refined = refine_map(rough, regions, Frame((64, 64), 64), lambda prompts: answer, settings).anomaly_map
+        torch.testing.assert_close(refined, torch.tensor([[0.9, 0.75, 0.45]]))
+
     def test_without_regions_the_refiner_gets_no_rows(self) -> None:
         refinement, (asked,) = self.refine(torch.full((8, 8), 0.3))
         assert [None if value is None else len(value) for value in asked] == [0, 0, 0]

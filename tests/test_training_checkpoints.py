@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
-from clipsam_hf.training import checkpoints as training_checkpoints
+from clipsam_hf.training import checkpoints
 from clipsam_hf.training import train_umci
 from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
 
@@ -96,7 +96,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The process ends in the middle of a file, or before the folder gets its name; nothing is tidied up."""
-    write, replace = training_checkpoints._write, training_checkpoints.os.replace
+    write, replace = checkpoints._write, checkpoints.os.replace
 
     def write_half(path: Path, content: bytes) -> None:
         if "checkpoint-2" in path.parent.name and path.stem == name:
@@ -111,8 +111,8 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
 
     whole = train(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training_checkpoints, "_write", write_half)
-        patch.setattr(training_checkpoints.os, "replace", replace_nothing)
+        patch.setattr(checkpoints, "_write", write_half)
+        patch.setattr(checkpoints.os, "replace", replace_nothing)
         with pytest.raises(KilledError):
             train(tmp_path / "killed")
     assert newest_checkpoint(tmp_path / "killed") == tmp_path / "killed" / "checkpoint-1"
@@ -130,7 +130,7 @@ def test_a_kill_while_an_old_one_is_removed_leaves_the_new_one(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_checkpoints.shutil, "rmtree", killed)
+        patch.setattr(checkpoints.shutil, "rmtree", killed)
         with pytest.raises(KilledError):
             train(tmp_path, num_steps=5, save_total_limit=1)
 
@@ -140,14 +140,14 @@ def test_a_kill_while_an_old_one_is_removed_leaves_the_new_one(
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = training_checkpoints._write
+    written = checkpoints._write
 
     def full(path: Path, content: bytes) -> None:
         if "checkpoint-2" in str(path) and path.name == "optimizer.safetensors":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         written(path, content)
 
-    monkeypatch.setattr(training_checkpoints, "_write", full)
+    monkeypatch.setattr(checkpoints, "_write", full)
     with pytest.raises(OSError, match="'checkpoint-1' is the last one and unharmed.*No space left on device"):
         train(tmp_path)
 
