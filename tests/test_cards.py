@@ -201,6 +201,7 @@ model = AutoModel.from_pretrained("org/clipsam-visa", trust_remote_code=True, dt
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_is_shown_runs_as_shown_without_the_package(
     model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, tmp_path: Path

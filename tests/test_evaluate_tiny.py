@@ -68,6 +68,7 @@ def test_a_dark_spot_stands_out_from_every_floor() -> None:
         assert anomaly_map[32, 32] > 2 * anomaly_map[5, 5], name
 
 
+@pytest.mark.slow
 def test_images_of_another_size_than_the_maps_are_measured() -> None:
     model, processor = (each.from_pretrained(CHECKPOINT) for each in (ClipSamForAnomalySegmentation, ClipSamProcessor))
     images = heldout_images()

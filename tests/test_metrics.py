@@ -16,8 +16,7 @@ from reference_metrics import brute_force_aupro, linear_loop_aupro, region_recal
 from scipy import ndimage, special
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from clipsam_hf.metrics import ranks
-from clipsam_hf.metrics import FIGURES, AnomalyMetrics, categories, resize_mask
+from clipsam_hf.metrics import FIGURES, AnomalyMetrics, categories, ranks, resize_mask
 
 
 Figures = dict[str, float]

@@ -300,6 +300,7 @@ def test_from_backbones_to_the_pipeline(backbones: tuple[Path, Path], tmp_path: 
     assert np.abs(result["anomaly_map"] - plain["anomaly_map"] / 2).max() > 1e-3  # masks were added
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_sam_hq_by_remote_code(
     tiny_config: ClipSamConfig, tiny_sam_config: SamConfig, tiny_processor: ClipSamProcessor, tmp_path: Path

@@ -387,3 +387,12 @@ class TestDescribeRegions:
             for region in describe_regions(values, values > np.float32(0.6))
         ]
         assert sorted(described) == sorted(map(describe, found))
+
+
+def test_rounding_does_not_choose_the_first_point() -> None:
+    """An upsampled map is flat at the edges of the image, up to the order in which sums were taken."""
+    flat = np.full((4, 4), 0.75, dtype=np.float32)
+    other = flat.copy()
+    other[2, 1] = np.nextafter(other[2, 1], np.float32(1))
+    points = [sample_points(find_regions(each, 0.5)[0], each, num_points=3) for each in (flat, other)]
+    assert points[0][0].tolist() == [0.5, 0.5] and (points[0] == points[1]).all()

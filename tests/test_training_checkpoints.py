@@ -14,8 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
-from clipsam_hf.training import checkpoints
-from clipsam_hf.training import train_umci
+from clipsam_hf.training import checkpoints, train_umci
 from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
 
 

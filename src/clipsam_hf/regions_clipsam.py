@@ -28,6 +28,10 @@ EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 """Pixels that touch at a corner belong together: thin diagonal defects (scratches) would fall apart otherwise."""
 
 
+# Of maps in float32 that differ by the order of sums alone, as those of a batch and of its images one by one do
+_ROUNDING = 1e-6
+
+
 class Frame(NamedTuple):
     """How a photograph lies in a refiner's square.
 
@@ -177,8 +181,9 @@ def sample_points(
 ) -> NDArray[np.float64]:
     """Choose positive points inside a region: its maximum first, then pixels drawn uniformly without replacement.
 
-    The draw depends on the seed and on the region's own box, not on its index: a defect elsewhere in the image cannot
-    move the points of this one.
+    Of equal maxima, and of such that rounding tells apart, the first in reading order is taken. The draw depends on
+    the seed and on the region's own box, not on its index: a defect elsewhere in the image cannot move the points of
+    this one.
 
     Args:
         region (`Region`): a region of `anomaly_map`.
@@ -210,7 +215,9 @@ def sample_points(
     # Work inside the box only, on flat indices
     xmin, ymin, xmax, ymax = region.box
     inside = region.mask[ymin:ymax, xmin:xmax]
-    peak = int(np.where(inside, values[ymin:ymax, xmin:xmax], -np.inf).argmax())
+    crop = np.where(inside, values[ymin:ymax, xmin:xmax], -np.inf)
+    # The first of the highest: an upsampled map is flat at the image's edges, where rounding must not choose
+    peak = int((crop >= crop.max() - _ROUNDING).argmax())
     others = np.flatnonzero(inside)
     others = others[others != peak]
 
