@@ -101,7 +101,8 @@ def assert_right(cache: FeatureCache, model: ClipSamForAnomalySegmentation, imag
             assert len(found) == len(expected)
             for stage, feature_map in zip(found, expected, strict=True):
                 assert stage.dtype == torch.bfloat16
-                torch.testing.assert_close(stage.float(), feature_map[0], rtol=2**-8, atol=1e-6)
+                # Values near 0 are what rounding leaves of large ones, and differ with the order of the sums
+                torch.testing.assert_close(stage.float(), feature_map[0], rtol=2**-8, atol=1e-5)
 
 
 def test_features_survive_up_to_bfloat16(build: Builder, images: TrainingImages) -> None:
