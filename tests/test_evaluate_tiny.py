@@ -86,6 +86,7 @@ def test_a_table_leaves_out_what_was_not_measured() -> None:
     assert table.splitlines() == ["| map | AP | F1 |", "|---|---:|---:|", "| rough | 0.500 |  |"]
 
 
+@pytest.mark.slow
 def test_two_equal_texts_leave_the_similarity_undecided() -> None:
     model, processor = (each.from_pretrained(CHECKPOINT) for each in (ClipSamForAnomalySegmentation, ClipSamProcessor))
     inference = ClipSamInference(model, processor)

@@ -45,6 +45,7 @@ def pool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ScenePool:
     return ScenePool(folder, seed=3)
 
 
+@pytest.mark.slow
 def test_a_lost_chunk_is_drawn_again_to_the_same_bits(
     folder: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def group_of(sentences: UmciBatches, text: torch.Tensor) -> str:
     raise AssertionError("No such sentence.")
 
 
+@pytest.mark.slow
 def test_every_text_asks_for_its_own_pixels(sentences: UmciBatches) -> None:
     batch, rng, asked = striped(["crack", "stain"], ["hole"], []), np.random.default_rng(0), set()
     chosen = [0, 1, 2] * 8
