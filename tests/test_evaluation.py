@@ -187,8 +187,6 @@ def test_a_kind_of_defect_is_compared_with_the_good_images(parts: Parts, data: A
 
 
 def test_batches_and_readers_do_not_matter(parts: Parts, data: AnomalyFolder) -> None:
-    # A batch differs in the last bit, which decides between points of noise that are equally abnormal
-    parts[0].config.prompt_type = "box"
     one = evaluate(*parts, data, SMALL)
     many = evaluate(*parts, data, SMALL, batch_size=2, num_workers=1)
     assert one is not None and many is not None

@@ -666,6 +666,13 @@ def test_text_score_needs_the_image(make_model: Any, inputs: Inputs) -> None:
         model(feature_maps=model.get_feature_maps(inputs["pixel_values"]), text_embeds=inputs["text_embeds"])
 
 
+def test_a_loss_of_cached_features_needs_no_score(make_model: Any, inputs: Inputs) -> None:
+    model = make_model(image_score="text")
+    cached = {"feature_maps": model.get_feature_maps(inputs["pixel_values"]), "text_embeds": inputs["text_embeds"]}
+    outputs = model(**cached, labels=torch.zeros(2, 8, 8))
+    assert torch.isfinite(outputs.loss) and outputs.pred_score is None and outputs.rough_score is None
+
+
 # --- is the head trained?
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference_mmr
 import torch
+from geometry import random_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import SamConfig, SamModel
@@ -21,10 +22,6 @@ Sam = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 # The machine that runs the tests may be busy: no deadline per example.
 properties = settings(deadline=None, max_examples=60)
-
-
-def random_map(height: int, width: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random((height, width), dtype=np.float32)
 
 
 def box_sam(boxes: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

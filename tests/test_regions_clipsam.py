@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from geometry import random_map, sam_content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,16 +40,6 @@ MAP = np.array(
     ],
     dtype=np.float32,
 )
-
-
-def sam_content(height: int, width: int, side: int = 1024) -> tuple[int, int]:
-    """The (height, width) that SAM's image processor gives to a photograph, at least one pixel."""
-    scale = side / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def random_map(height: int, width: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random((height, width), dtype=np.float32)
 
 
 def test_docstring_examples() -> None:

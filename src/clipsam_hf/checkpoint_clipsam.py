@@ -98,7 +98,7 @@ class ClipSamCheckpointModel(PreTrainedModel):
         if missing and source is not None and not ignore_mismatched_sizes:
             raise ValueError(_missing_tensors_message(source, missing))
         random = [*missing, *(key for key, *_ in loading_info["mismatched_keys"])]
-        model.head_is_trained = not any(_is_of_head(model, key) for key in random)
+        model.head_is_trained = not any(is_of_head(model, key) for key in random)
         model._freeze()  # the library has put new parameters in the place of the frozen ones
         if source is not None:
             model.config.name_or_path = model.name_or_path = os.fspath(source)
@@ -143,7 +143,7 @@ class ClipSamCheckpointModel(PreTrainedModel):
         if not save_backbones:
             _check_backbones_are_elsewhere(self.config)
             tensors = kwargs.pop("state_dict", None) or self.state_dict()
-            kwargs["state_dict"] = {name: tensor for name, tensor in tensors.items() if _is_of_head(self, name)}
+            kwargs["state_dict"] = {name: tensor for name, tensor in tensors.items() if is_of_head(self, name)}
             kwargs["max_shard_size"] = "1TB"
 
         with replace_files(save_directory) as folder:
@@ -363,14 +363,22 @@ def _missing_tensors_message(source: str | os.PathLike, missing: list[str]) -> s
     return f"The checkpoint {os.fspath(source)!r} lacks {len(missing)} tensors that the model needs: {shown}."
 
 
-def _is_of_head(model: Any, name: str) -> bool:
-    """Whether a tensor belongs to what was trained, by its name in the state dictionary."""
+def is_of_head(model: Any, name: str) -> bool:
+    """Tells whether a tensor belongs to what is trained.
+
+    Args:
+        model ([`ClipSamForAnomalySegmentation`]): The model.
+        name (`str`): The tensor's name in its state dictionary.
+
+    Returns:
+        `bool`: Whether the localizer's head has it.
+    """
     return model.localizer.head_name is not None and name.startswith(f"{model.localizer.head_name}.")
 
 
 def _warn_of_broken_head(model: PreTrainedModel, source: str | os.PathLike) -> None:
     for name, weight in model.named_parameters():
-        if _is_of_head(model, name) and not weight.is_meta and not torch.isfinite(weight).all():
+        if is_of_head(model, name) and not weight.is_meta and not torch.isfinite(weight).all():
             logger.warning(f"{name!r} of the checkpoint {os.fspath(source)!r} is not finite: its answers will be NaN.")
             return
 

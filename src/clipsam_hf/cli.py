@@ -159,7 +159,9 @@ def evaluate(
         names = name_folders(roots)
         sets = {name: AnomalyFolder(root, layout, **reading) for name, root in zip(names, roots, strict=True)}
         _check_folders(output, names, overwrite, save_maps, cache_dir)
-        network, processor, name = _load_model(model, revision, clip, sam, _parse_dtype(dtype), changes)
+        loading = {} if dtype is None else {"dtype": _parse_dtype(dtype)}
+        with _explained_loading(model, clip, sam):
+            network, processor, name = _load_model(model, revision, clip, sam, loading, changes)
     running: dict[str, Any] = {
         "output_dir": output,
         "overwrite": overwrite,
@@ -212,24 +214,18 @@ def _check_folders(
         check_writable("cache_dir", cache_dir)
 
 
-def _load_model(
-    model: str | None,
-    revision: str | None,
-    clip: str | None,
-    sam: str | None,
-    dtype: torch.dtype | None,
-    settings: Mapping[str, Any],
-) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor, str]:
-    """Load a ClipSAM, or put one together from a CLIP and a SAM; with the name that reports give it."""
-    for name in (model, clip, sam):
-        if name is not None and _looks_like_a_path(name) and not Path(name).is_dir():
+@contextmanager
+def _explained_loading(*names: str | None) -> Iterator[None]:
+    """Say what cannot be loaded; the library's own message may be about the network alone, with hints over lines."""
+    given = [name for name in names if name is not None]
+    for name in given:
+        if _looks_like_a_path(name) and not Path(name).is_dir():
             raise NotADirectoryError(f"{name!r} is no folder with a checkpoint")
     try:
-        return _load_parts(model, revision, clip, sam, dtype, settings)
+        yield
     except OSError as error:
-        # The library's own message may be about the network alone, and goes on with hints over several lines
-        names = " and ".join(repr(name) for name in (model, clip, sam) if name) or f"'{EMBEDDED_CHECKPOINT}'"
-        raise OSError(f"cannot load {names}: {str(error).strip().partition(chr(10))[0]}") from error
+        sources = " and ".join(map(repr, given)) or f"'{EMBEDDED_CHECKPOINT}'"
+        raise OSError(f"cannot load {sources}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -237,15 +233,15 @@ def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
 
 
-def _load_parts(
+def _load_model(
     model: str | None,
     revision: str | None,
     clip: str | None,
     sam: str | None,
-    dtype: torch.dtype | None,
+    loading: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> tuple[ClipSamForAnomalySegmentation, ClipSamProcessor, str]:
-    loading: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    """Load a ClipSAM, or put one together from a CLIP and a SAM; with the name that reports give it."""
     if clip is None and sam is None:
         source, revision = str(EMBEDDED_CHECKPOINT) if model is None else model, revision or "main"
         network = ClipSamForAnomalySegmentation.from_pretrained(source, revision=revision, **loading, **settings)
@@ -256,7 +252,7 @@ def _load_parts(
     if model is not None or revision is not None:
         raise ValueError("--model and --revision cannot be combined with --clip and --sam")
     network = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
-        clip, sam, clip_kwargs=loading, sam_kwargs=loading, **settings
+        clip, sam, clip_kwargs=dict(loading), sam_kwargs=dict(loading), **settings
     )
     processor = ClipSamProcessor.from_clip_sam_pretrained(clip, sam, image_size=network.config.image_size)
     return network, processor, f"{_public_name(clip)} + {_public_name(sam)}"
@@ -275,10 +271,10 @@ def _parse_size(text: str) -> int | None:
     return int(text)
 
 
-def _parse_dtype(text: str | None) -> torch.dtype | None:
-    if text is not None and text not in DTYPES:
+def _parse_dtype(text: str) -> torch.dtype:
+    if text not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {text!r}")
-    return None if text is None else DTYPES[text]
+    return DTYPES[text]
 
 
 def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

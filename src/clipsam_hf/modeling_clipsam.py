@@ -20,7 +20,7 @@ from transformers import initialization as init
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_training_set, load_backbone
+from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_training_set, is_of_head, load_backbone
 from .configuration_clipsam import ClipSamConfig
 from .localizer_clipsam import LOCALIZERS, ImageFeatures
 from .loss_clipsam import anomaly_segmentation_loss
@@ -47,6 +47,7 @@ class ClipSamOutput(ModelOutput):
         anomaly_map (`torch.Tensor` of shape `(batch_size, height, width)`): The final map, float32 in [0, 1]: refined
             by SAM if SAM's pixels were given, else equal to `rough_anomaly_map`.
         pred_score (`torch.Tensor` of shape `(batch_size,)`): The image's score by the final map, in [0, 1].
+            `None` only where a loss is computed of cached features and the score is one by text.
         rough_score (`torch.Tensor` of shape `(batch_size,)`): The image's score by the rough map, in [0, 1].
         pred_masks (`tuple` of `torch.Tensor` of shape `(num_regions, num_masks, height, width)`): The refiner's
             low-resolution mask logits, over its padded square.
@@ -176,9 +177,10 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             config_kwargs.setdefault(f"{part}_name_or_path", origin)
             config_kwargs.setdefault(f"{part}_revision", commit)
             kwargs["revision"] = commit or kwargs.get("revision") or "main"
+            if part == "clip":
+                config_kwargs.setdefault("auxiliary_dataset", find_training_set(name_or_path, kwargs))
             backbones.append(load_backbone(part, name_or_path, kwargs))
         clip, sam = backbones
-        config_kwargs.setdefault("auxiliary_dataset", find_training_set(clip_name_or_path, dict(clip_kwargs or {})))
 
         depth, patch_size = clip.config.vision_config.num_hidden_layers, clip.config.vision_config.patch_size
         quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
@@ -250,8 +252,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loads as any module does; a head that is loaded whole counts as trained."""
         loaded = super().load_state_dict(state_dict, *args, **kwargs)
-        prefix = f"{self.localizer.head_name}."
-        if not any(name.startswith(prefix) for name in loaded.missing_keys):
+        if not any(is_of_head(self, name) for name in loaded.missing_keys):
             self.head_is_trained = True
         return loaded
 
@@ -543,15 +544,18 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             )
             self._notice_loss(loss)
 
-        # 6. Scores
-        rough_score = self.score(rough_anomaly_map, text_embeds, vision_outputs)
-        is_refined = anomaly_map is not rough_anomaly_map
+        # 6. Scores; a loss of cached features is asked for without the class token that one by text needs
+        rough_score = pred_score = None
+        if loss is None or vision_outputs is not None or self.config.image_score != "text":
+            rough_score = pred_score = self.score(rough_anomaly_map, text_embeds, vision_outputs)
+            if anomaly_map is not rough_anomaly_map:
+                pred_score = self.score(anomaly_map, text_embeds, vision_outputs)
         return ClipSamOutput(
             loss=loss,
             logits=logits,
             rough_anomaly_map=rough_anomaly_map,
             anomaly_map=anomaly_map,
-            pred_score=self.score(anomaly_map, text_embeds, vision_outputs) if is_refined else rough_score,
+            pred_score=pred_score,
             rough_score=rough_score,
             text_embeds=text_embeds,
             hidden_states=_select_states(vision_outputs, output_hidden_states),

@@ -17,7 +17,16 @@ from .options import EvaluationOptions
 from .plan import Example
 
 
-__all__ = ["SEEN", "ZERO_SHOT", "describe", "describe_settings", "differing_settings", "name_set", "trained_on"]
+__all__ = [
+    "SEEN",
+    "ZERO_SHOT",
+    "describe",
+    "describe_settings",
+    "describe_source",
+    "differing_settings",
+    "name_set",
+    "trained_on",
+]
 
 ZERO_SHOT = "zero-shot"
 """Setting of a model that was trained on other sets, or on none."""
@@ -52,7 +61,7 @@ def describe(
     """
     config = model.config
     described = {
-        **_describe_source(data),
+        **describe_source(data),
         "class_names": {example.category: example.class_name for example in examples},
         "images": len(examples),
         "abnormal_images": sum(example.kind != GOOD for example in examples),
@@ -127,7 +136,7 @@ def name_set(described: Mapping[str, Any]) -> str:
     """Return the name of a data set: its layout's if it is a published one, else that of its folder.
 
     Args:
-        described (`Mapping[str, Any]`): `protocol["data"]`.
+        described (`Mapping[str, Any]`): `protocol["data"]`, of which `name`, `layout` and `class_names` count.
 
     Returns:
         `str`: such as "visa".
@@ -166,7 +175,12 @@ def _describe_comparison(options: EvaluationOptions) -> dict[str, Any]:
     }
 
 
-def _describe_source(data: AnomalyFolder | AnomalyDataset) -> dict[str, Any]:
+def describe_source(data: AnomalyFolder | AnomalyDataset) -> dict[str, Any]:
+    """Return what a data set is called: `name`, `layout` and `split`, as JSON values.
+
+    Args:
+        data (`AnomalyFolder` or `AnomalyDataset`): the data set.
+    """
     if isinstance(data, AnomalyFolder):
         # The folder's own name: where it lies on this machine says nothing about the figures
         return {"name": data.root.resolve().name, "layout": data.layout, "split": data.split}

@@ -18,7 +18,7 @@ from ..processing_clipsam import ClipSamProcessor
 from .options import EvaluationOptions
 from .output import check_output
 from .plan import plan_examples
-from .processes import choose_device
+from .processes import join_processes
 from .protocol import describe
 from .report import EvaluationResults
 from .rows import ResultRow
@@ -69,7 +69,8 @@ def evaluate_sets(
         OSError: if a file cannot be read or written.
     """
     options = options or EvaluationOptions()
-    torch.nn.Module.to(model, choose_device(device))
+    processes = join_processes(device)
+    torch.nn.Module.to(model, processes.device)
     finished = {}
     for name, data in sets.items():
         folder = None if output_dir is None else Path(output_dir) / name
@@ -90,7 +91,7 @@ def evaluate_sets(
                 model_name=model_name,
                 **kwargs,
             )
-        if results is not None and int(os.environ.get("RANK", "0")) == 0:
+        if results is not None and processes.rank == 0:
             finished[name] = results
     if finished and output_dir is not None:
         with open_atomically(Path(output_dir) / COMBINED_NAME) as file:

@@ -74,10 +74,8 @@ class TrainingRun:
         Args:
             batches ([`TrainingBatches`]): those of `prepare_batches`.
         """
-        args, config = self.args, self.model.config
+        args = self.args
         num_steps, num_epochs, save_steps = count_steps(args, len(batches.images))
-        # An image's score plays no part here, and "text" would want the class token, which is not cached
-        image_score, config.image_score = args.image_score or config.image_score, "top_fraction"
         train_umci(
             self.model,
             batches,
@@ -102,7 +100,7 @@ class TrainingRun:
             self.model, self.processor = build_model(args)
             load_trained(self.model.to(self.accelerator.device), checkpoint)
         config = self.model.config
-        config.image_score = image_score
+        config.image_score = args.image_score or config.image_score
         config.auxiliary_dataset, config.auxiliary_epochs = self.trained_on, num_epochs
         config.auxiliary_seed = args.seed
         self.results = self._describe(checkpoint)

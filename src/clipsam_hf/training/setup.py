@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.folders import AnomalyFolder
 from ..data.layouts import KNOWN_COUNTS
+from ..evaluation import protocol
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
 from .batches import TrainingBatches
@@ -30,8 +31,6 @@ __all__ = [
     "split_batch",
     "start",
 ]
-
-PUBLISHED = ("mvtec", "visa", "mtd", "ksdd2", "btad")
 
 
 def start(args: argparse.Namespace) -> Any:
@@ -164,10 +163,11 @@ def name_set(name: str, folder: AnomalyFolder) -> str:
     Returns:
         `str`.
     """
-    if name in PUBLISHED:
-        return name
-    known = KNOWN_COUNTS.get(folder.layout, {}).keys() & set(folder.categories)
-    return folder.layout if known else folder.root.resolve().name
+    return name if name in KNOWN_COUNTS else protocol.name_set(_describe(folder))
+
+
+def _describe(folder: AnomalyFolder) -> dict[str, Any]:
+    return {**protocol.describe_source(folder), "class_names": folder.categories}
 
 
 def name_training_set(
@@ -190,14 +190,15 @@ def name_training_set(
     Raises:
         ValueError: if the set to report on is one of them, by its name or its folder.
     """
-    trained_on = name_set(args.dataset_name, data)
-    if model.config.auxiliary_dataset is not None:
-        trained_on = " + ".join(dict.fromkeys([*model.config.auxiliary_dataset.split(" + "), trained_on]))
+    before = [] if model.config.auxiliary_dataset is None else model.config.auxiliary_dataset.split(" + ")
+    names = list(dict.fromkeys([*before, name_set(args.dataset_name, data)]))
+    trained_on = " + ".join(names)
     if eval_data is None:
         return trained_on
     reported_on = name_set(args.eval_dataset_name or "auto", eval_data)
     root, eval_root = data.root.resolve(), eval_data.root.resolve()
-    if reported_on in trained_on.split(" + ") or root.is_relative_to(eval_root) or eval_root.is_relative_to(root):
+    has_seen = reported_on in names or protocol.trained_on(names, _describe(eval_data))
+    if has_seen or root.is_relative_to(eval_root) or eval_root.is_relative_to(root):
         raise ValueError(
             f"The model is trained on {trained_on!r} ('{data.root}'), so it cannot be reported on {reported_on!r}"
             f" ('{eval_data.root}'): give another set as --eval_data_dir."
