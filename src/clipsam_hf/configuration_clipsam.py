@@ -49,9 +49,9 @@ SAM_HUGE: dict[str, Any] = {
 
 FUSED_FEATURES = ("original", "row", "column", "scale")
 
-PURPOSES = ("localize", "refine", "score", "train", "origin")
-"""What a field may steer: the rough map, its refinement, what is read from the map, training; or it says where the
-model comes from."""
+PURPOSES = ("localize", "reference", "refine", "score", "train", "origin")
+"""What a field may steer: the rough map, how photographs are compared with others, the map's refinement, what is read
+from the map, training; or it says where the model comes from."""
 
 
 def setting(purpose: str, default: Any) -> Any:
@@ -106,8 +106,20 @@ class ClipSamConfig(PreTrainedConfig):
             counted from 1, whose outputs (before the post layer norm, class token dropped) are used. [M .8][L]
         image_size (`int`, defaults to 518): Side of the square that a photograph is squashed to for CLIP, in
             pixels; a multiple of CLIP's patch size. [L]
-        localizer (`"umci"` or `"similarity"`, defaults to `"umci"`): What makes the rough map: the trained UMCI
-            [S], or the similarity of CLIP's patch tokens to the two texts, which needs no training. [D][L]
+        localizer (`"umci"`, `"vv"`, `"windows"` or `"similarity"`, defaults to `"umci"`): What makes the rough map:
+            the trained UMCI [S]; or, without training, value-value attention, which keeps a patch's meaning at its
+            place [D][L], windows that CLIP sees one by one (WinCLIP; slow) [L], or plain patch tokens, which are
+            known to fail on real CLIP and are there for study [D].
+        vv_num_stages (`int`, defaults to 1): The last so many stages are read by `"vv"`; a stage reaches from one of
+            `feature_layers` (or the first block) to the next. States before the last are hardly in CLIP's joint
+            space. [D]
+        vv_residual (`bool`, defaults to `False`): Whether a stage of `"vv"` starts at the state before it (CLIP
+            Surgery) or at 0 (SDP). [D][L]
+        text_temperature (`float`, defaults to 0.07): By which `"vv"` and `"windows"` divide cosines before the
+            softmax over the two texts. [L]
+        window_sizes (`tuple[int]`, defaults to `(2, 3)`): Sides of the windows of `"windows"`, in tokens, beside the
+            whole image. [L]
+        window_stride (`int`, defaults to 1): From window to window, in tokens; 2 takes a quarter of the time. [L]
         umci_hidden_size (`int`, defaults to 256): Width of UMCI. [D]
         strip_kernel_size (`int`, defaults to 3): Length k of the k x 1 and 1 x k convolutions of the strip path,
             in tokens; odd. [M .45]
@@ -122,6 +134,22 @@ class ClipSamConfig(PreTrainedConfig):
             or the scalar product with the two projected texts. [D]
         fused_features (`tuple[str]`, defaults to `("original", "row", "column", "scale")`): What the fusion
             concatenates; fewer of them are the paper's ablations. [S]; `"original"` (V_ori) is [D].
+        reference_layers (`tuple[int]`, *optional*): Blocks of CLIP's vision tower, counted from 1, whose outputs are
+            compared with those of references; by default `feature_layers`. [D][L]
+        reference_neighbourhoods (`tuple[int]`, defaults to `(1, 3, 5)`): Odd sides of the squares of tokens over which
+            these outputs are averaged, each compared by itself. [L]
+        reference_deviations (`float`, defaults to 3.0): So many robust standard deviations above the good
+            photographs' own distances a map of references is 0.5. [D]
+        reference_text_weight (`float`, defaults to 0.0): Share in [0, 1] of the localizer's own map, made of texts,
+            where there are references. [D]
+        mutual_others (`int`, defaults to 32): With so many other photographs each is compared in mutual scoring. [D]
+        mutual_fraction (`float`, defaults to 0.3): Share of them, those most alike, whose distances are averaged. [L]
+        region_rule (`"fixed"` or `"relative"`, defaults to `"fixed"`): What prompts SAM: what is above
+            `binarize_threshold`, where that one was calibrated; or what stands out by `region_deviations` from the
+            photograph's own map, for localizers that nobody calibrated. [D]
+        region_deviations (`float`, defaults to 3.0): Robust standard deviations of the map's logits above their
+            median. [D]
+        max_region_fraction (`float`, defaults to 0.25): Regions of a larger share of the image do not prompt SAM. [D]
         binarize_threshold (`float`, defaults to 0.5): Threshold in [0, 1] on the rough map (Eq. 7 [S]); the value
             is calibrated on the training set and never on the target. [D]
         mask_threshold (`float`, defaults to 0.5): Threshold in [0, 1] on the final map, for the final mask. [D]
@@ -143,6 +171,8 @@ class ClipSamConfig(PreTrainedConfig):
             rough map are merged: the mean of both, a region's masks weighted by its highest rough anomaly, so that
             SAM's confidence ranks masks and not regions [D]; the mean of both, masks weighted by SAM's confidence
             alone [D]; or the min-max-normalised sum, which is nearest to memory of the paper [M .5].
+        refine_weight (`float`, defaults to 0.5): Share in [0, 1] of SAM's masks in the final map; calibrated on the
+            training set, so that a SAM that does not help there has no say. [D]
         prompt_batch_size (`int`, *optional*): Prompts per call of SAM's decoder; by default 2 on a CPU and all of
             them on an accelerator. [D]
         image_score (`"top_fraction"`, `"max"` or `"text"`, defaults to `"top_fraction"`): The image's score: mean
@@ -187,7 +217,12 @@ class ClipSamConfig(PreTrainedConfig):
 
     feature_layers: list[int] | tuple[int, ...] = setting("localize", (6, 12, 18, 24))
     image_size: int = setting("localize", 518)
-    localizer: Literal["umci", "similarity"] = setting("localize", "umci")
+    localizer: Literal["umci", "vv", "windows", "similarity"] = setting("localize", "umci")
+    vv_num_stages: int = setting("localize", 1)
+    vv_residual: bool = setting("localize", False)
+    text_temperature: float | int = setting("localize", 0.07)
+    window_sizes: list[int] | tuple[int, ...] = setting("localize", (2, 3))
+    window_stride: int = setting("localize", 1)
 
     umci_hidden_size: int = setting("localize", 256)
     strip_kernel_size: int = setting("localize", 3)
@@ -197,6 +232,16 @@ class ClipSamConfig(PreTrainedConfig):
     head: Literal["conv", "text"] = setting("localize", "conv")
     fused_features: list[str] | tuple[str, ...] = setting("localize", FUSED_FEATURES)
 
+    reference_layers: list[int] | tuple[int, ...] | None = setting("reference", None)
+    reference_neighbourhoods: list[int] | tuple[int, ...] = setting("reference", (1, 3, 5))
+    reference_deviations: float | int = setting("reference", 3.0)
+    reference_text_weight: float | int = setting("reference", 0.0)
+    mutual_others: int = setting("reference", 32)
+    mutual_fraction: float | int = setting("reference", 0.3)
+
+    region_rule: Literal["fixed", "relative"] = setting("refine", "fixed")
+    region_deviations: float | int = setting("refine", 3.0)
+    max_region_fraction: float | int = setting("refine", 0.25)
     binarize_threshold: float | int = setting("refine", 0.5)
     mask_threshold: float | int = setting("score", 0.5)
     decision_threshold: float | int | None = setting("score", None)
@@ -210,6 +255,7 @@ class ClipSamConfig(PreTrainedConfig):
     multimask_output: bool = setting("refine", True)
     mask_fusion: Literal["soft", "binary"] = setting("refine", "soft")
     merge: Literal["anomaly_weighted", "average", "sum_norm"] = setting("refine", "anomaly_weighted")
+    refine_weight: float | int = setting("refine", 0.5)
     prompt_batch_size: int | None = setting("refine", None)
 
     image_score: Literal["top_fraction", "max", "text"] = setting("score", "top_fraction")
@@ -312,6 +358,8 @@ class ClipSamConfig(PreTrainedConfig):
             ValueError: If two fields contradict each other, or one is out of its range.
         """
         self._check_stages()
+        self._check_localizers()
+        self._check_references()
         self._check_umci()
         self._check_thresholds()
         self._check_prompts()
@@ -339,6 +387,41 @@ class ClipSamConfig(PreTrainedConfig):
             if any(weight < 0 or not math.isfinite(weight) for weight in weights) or sum(weights) == 0:
                 raise ValueError(f"`stage_loss_weights` must be non-negative and not all 0, but got {weights}.")
 
+    def _check_localizers(self) -> None:
+        if not 1 <= self.vv_num_stages <= len(self.feature_layers):
+            raise ValueError(
+                f"`vv_num_stages` must lie between 1 and the number of `feature_layers`, {len(self.feature_layers)},"
+                f" but got {self.vv_num_stages}."
+            )
+        if not 0 < self.text_temperature < math.inf:
+            raise ValueError(f"`text_temperature` must be positive and finite, but got {self.text_temperature}.")
+        sizes = tuple(self.window_sizes)
+        if any(size < 1 for size in sizes) or len(set(sizes)) != len(sizes):
+            raise ValueError(f"`window_sizes` must be distinct positive numbers, but got {sizes}.")
+        if self.window_stride < 1:
+            raise ValueError(f"`window_stride` must be positive, but got {self.window_stride}.")
+
+    def _check_references(self) -> None:
+        depth = self.clip_config.vision_config.num_hidden_layers
+        layers = None if self.reference_layers is None else tuple(self.reference_layers)
+        if layers is not None and (
+            not layers or list(layers) != sorted(set(layers)) or not 0 < layers[0] <= layers[-1] <= depth
+        ):
+            raise ValueError(
+                f"`reference_layers` must be increasing numbers from 1 to {depth} or None, but got {layers}."
+            )
+        sides = tuple(self.reference_neighbourhoods)
+        if not sides or len(set(sides)) != len(sides) or any(side < 1 or side % 2 == 0 for side in sides):
+            raise ValueError(f"`reference_neighbourhoods` must be distinct odd positive numbers, but got {sides}.")
+        if not 0 < self.reference_deviations < math.inf:
+            raise ValueError(
+                f"`reference_deviations` must be positive and finite, but got {self.reference_deviations}."
+            )
+        if self.mutual_others < 1:
+            raise ValueError(f"`mutual_others` must be positive, but got {self.mutual_others}.")
+        if not 0 < self.mutual_fraction <= 1:
+            raise ValueError(f"`mutual_fraction` must lie in (0, 1], but got {self.mutual_fraction}.")
+
     def _check_umci(self) -> None:
         sizes = tuple(self.scale_sizes)
         if len(sizes) == 0 or any(not 1 <= size <= self.token_grid_size for size in sizes):
@@ -355,10 +438,20 @@ class ClipSamConfig(PreTrainedConfig):
             raise ValueError(f"`fused_features` must be distinct names out of {FUSED_FEATURES}, but got {features}.")
 
     def _check_thresholds(self) -> None:
-        for name in ("binarize_threshold", "mask_threshold", "decision_threshold", "min_region_fraction"):
+        for name in (
+            "binarize_threshold",
+            "mask_threshold",
+            "decision_threshold",
+            "min_region_fraction",
+            "max_region_fraction",
+            "refine_weight",
+            "reference_text_weight",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1], but got {value}.")
+        if not 0 < self.region_deviations < math.inf:
+            raise ValueError(f"`region_deviations` must be positive and finite, but got {self.region_deviations}.")
         if not 0 < self.score_top_fraction <= 1:
             raise ValueError(f"`score_top_fraction` must lie in (0, 1], but got {self.score_top_fraction}.")
         if self.focal_gamma < 0 or not math.isfinite(self.focal_gamma):
