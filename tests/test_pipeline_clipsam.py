@@ -23,8 +23,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 from clipsam_hf import ClipSamForAnomalySegmentation
 from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.inference_clipsam import ClipSamInference, TextEmbeddingCache
-from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
+from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline, logger
 from clipsam_hf.processing_clipsam import ClipSamProcessor
+from clipsam_hf.regions_clipsam import relative_threshold
 
 
 KEYS = ["score", "label", "is_anomalous", "anomaly_map", "mask", "regions"]
@@ -167,6 +168,62 @@ def test_verdict_compares_the_score(pipe: ZeroShotAnomalySegmentationPipeline, o
     pipe.model.config.decision_threshold = pipe(photograph())["score"] + offset
     result = pipe(photograph())
     assert result["label"] == label and result["is_anomalous"] is (label == "anomalous")
+
+
+def test_decision_threshold_of_the_call_goes_first(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
+    score = pipe(photograph())["score"]
+    pipe.model.config.decision_threshold = score + 0.01
+    assert pipe(photograph())["label"] == "normal"
+    assert pipe(photograph(), decision_threshold=score - 0.01)["label"] == "anomalous"
+    assert pipe(photograph(), decision_threshold=0, refine=False)["label"] == "anomalous"  # whatever was calibrated
+
+
+def test_normal_photograph_has_no_region(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
+    for keywords in ({}, {"threshold": 0}):
+        result = pipe(photograph(), decision_threshold=1, **keywords)
+        assert (result["label"], result["is_anomalous"], result["regions"]) == ("normal", False, [])
+        assert not np.asarray(result["mask"]).any()
+
+
+def test_sam_cannot_veto_a_verdict_unless_a_threshold_is_given(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
+    final, rough = pipe(photograph()), pipe(photograph(), refine=False)
+    highest = float(final["anomaly_map"].max())
+    assert highest < rough["anomaly_map"].max()
+    pipe.model.config.mask_threshold = highest
+
+    result = pipe(photograph(), decision_threshold=0)
+    assert result["is_anomalous"] is True and result["regions"]
+    assert np.array_equal(np.asarray(result["mask"]) > 0, rough["anomaly_map"] > highest)
+    assert np.array_equal(result["anomaly_map"], final["anomaly_map"])
+
+    result = pipe(photograph(), decision_threshold=0, threshold=highest)
+    assert (result["label"], result["is_anomalous"], result["regions"]) == ("normal", False, [])
+
+
+def test_mask_stands_out_from_the_map_where_nobody_calibrated(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
+    pipe.model.config.region_rule, pipe.model.config.region_deviations = "relative", 0.5
+    for refine in (True, False):
+        inputs = pipe.processor(images=photograph(), text="object", return_sam_inputs=refine, return_tensors="pt")
+        with torch.no_grad():
+            outputs = pipe.model(**inputs)
+        threshold = relative_threshold(outputs.anomaly_map[0], 0.5)
+        result = pipe(photograph(), refine=refine)
+        above = result["anomaly_map"] > threshold
+        assert np.array_equal(np.asarray(result["mask"]) > 0, above) and 0 < above.mean() < 1
+        assert np.asarray(pipe(photograph(), refine=refine, threshold=0)["mask"]).all()
+
+
+def test_why_there_is_no_label_is_said_once(
+    pipe: ZeroShotAnomalySegmentationPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(logger, "warning", said.append)
+    pipe._has_explained_none = False  # the fixture has called it
+    pipe(photograph(), decision_threshold=0.5)
+    assert said == []
+    for refine in (True, False):
+        pipe([photograph(), photograph()], refine=refine)
+    assert len(said) == 1 and "`label` is None" in said[0] and "clipsam calibrate" in said[0]
 
 
 def test_no_verdict_for_maps_that_were_not_calibrated(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
@@ -357,6 +414,9 @@ def test_mistyped_keyword_raises(pipe: ZeroShotAnomalySegmentationPipeline) -> N
         ({"threshold": math.nan}, ValueError),
         ({"threshold": True}, TypeError),
         ({"threshold": "0.5"}, TypeError),
+        ({"decision_threshold": 1.01}, ValueError),
+        ({"decision_threshold": math.nan}, ValueError),
+        ({"decision_threshold": True}, TypeError),
         ({"refine": 1}, TypeError),
         ({"on_error": "ignore"}, ValueError),
         ({"timeout": 0}, ValueError),

@@ -8,23 +8,35 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub import CommitInfo
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .checkpoint_clipsam import check_backbones_are_public
 from .inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage, TextEmbeddingCache
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
+from .regions_clipsam import describe_regions, judge, relative_threshold
 
 
-CALL_PARAMETERS = ("as_json", "batch_size", "class_name", "num_workers", "on_error", "refine", "threshold", "timeout")
+logger = logging.get_logger(__name__)
+
+CALL_PARAMETERS = (
+    "as_json",
+    "batch_size",
+    "class_name",
+    "decision_threshold",
+    "num_workers",
+    "on_error",
+    "refine",
+    "threshold",
+    "timeout",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             raise ValueError(f"{type(self).__name__} needs `processor`, a ClipSamProcessor, beside the model.")
         self.model.eval()
         self._texts = TextEmbeddingCache()
+        self._has_explained_none = False
 
     def __call__(self, images: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Marks the anomalous pixels of one photograph or of many.
@@ -82,7 +95,11 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             class_name (`str` or `Sequence[str]`, *optional*, defaults to `"object"`): What the photographs show, for
                 all of them or one name for each. A dictionary's own name goes before the common one.
             threshold (`float`, *optional*): In [0, 1]; pixels above it make the mask. By default the configuration's
-                `mask_threshold` where that one was calibrated (`calibrated_refine`), else its `binarize_threshold`.
+                `mask_threshold` where that one was calibrated (`calibrated_refine`), else its `binarize_threshold`;
+                or, with `region_rule="relative"`, what stands out from the photograph's own map by
+                `region_deviations`.
+            decision_threshold (`float`, *optional*): In [0, 1]; photographs with a score above it may be anomalous. By
+                default the configuration's, where that one was calibrated for this `refine`.
             refine (`bool`, defaults to `True`): Whether SAM refines CLIP's rough map.
             batch_size (`int`, defaults to 1): Photographs per forward pass, whatever their sizes.
             timeout (`float`, *optional*): Seconds to wait for a URL's server; by default for ever.
@@ -95,12 +112,15 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         Returns:
             Per photograph a `dict`:
             `"score"` (`float`), the image's anomaly score in [0, 1];
-            `"label"` (`"anomalous"`, `"normal"` or None) and `"is_anomalous"` (`bool` or None), whether the score is
-            above the configuration's `decision_threshold`; None without one, or with another `refine` than it holds
-            for;
+            `"label"` (`"anomalous"`, `"normal"` or None) and `"is_anomalous"` (`bool` or None), the verdict: where a
+            decision threshold holds, a photograph whose score is not above it is normal, and its mask and regions are
+            empty; one above it is anomalous if its mask has a pixel; so `"is_anomalous"` is true exactly if there is a
+            region. None without a decision threshold;
             `"anomaly_map"` (`np.ndarray`, float32 of shape (height, width)), in [0, 1], at the size of the photograph
             as it is displayed;
-            `"mask"` (`PIL.Image.Image` of mode "L"), 255 where the map is above the threshold, else 0;
+            `"mask"` (`PIL.Image.Image` of mode "L"), 255 where the map is above the threshold, else 0. Where the score
+            is above the decision threshold, no pixel above a threshold that was not given, and SAM has lowered the
+            map, the map before SAM is asked instead;
             `"regions"` (`list[dict]`), the parts of the mask by falling score, `{"box": {"xmin", "ymin", "xmax",
             "ymax"}, "score": float, "area": int}`: pixel edges (`xmax` and `ymax` are exclusive), mean of the map
             inside, number of pixels.
@@ -181,8 +201,9 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         raise_if_unknown(parameters, CALL_PARAMETERS, f"The pipeline {TASK!r}")
         if "class_name" in parameters:
             check_class_name(parameters["class_name"])
-        if parameters.get("threshold") is not None:
-            check_threshold(parameters["threshold"])
+        for name in ("decision_threshold", "threshold"):
+            if parameters.get(name) is not None:
+                check_threshold(parameters[name], name)
         for name in ("as_json", "refine"):
             if not isinstance(parameters.get(name, True), bool):
                 raise TypeError(f"`{name}` must be True or False, got {parameters[name]!r}.")
@@ -195,7 +216,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         def chosen(*names: str) -> dict[str, Any]:
             return {name: parameters[name] for name in names if name in parameters}
 
-        return chosen("class_name", "on_error", "refine", "timeout"), {}, chosen("as_json", "refine", "threshold")
+        of_answer = chosen("as_json", "decision_threshold", "refine", "threshold")
+        return chosen("class_name", "on_error", "refine", "timeout"), {}, of_answer
 
     def preprocess(  # type: ignore[override]
         self,
@@ -227,7 +249,12 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         }
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: Any, threshold: float | None = None, refine: bool = True, as_json: bool = False
+        self,
+        model_outputs: Any,
+        threshold: float | None = None,
+        refine: bool = True,
+        as_json: bool = False,
+        decision_threshold: float | None = None,
     ) -> dict[str, Any]:
         """Brings one map to its photograph's size and reads score, verdict, mask and regions from it."""
         (row,) = _as_list(model_outputs["rows"])
@@ -236,29 +263,46 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             return {**empty, "regions": [], "error": row.error}
 
         # Thresholds are calibrated on the maps of one `refine` mode and say nothing about those of the other
-        config = self.model.config
+        config, prediction = self.model.config, row.prediction
         is_calibrated = refine == config.calibrated_refine
+        if decision_threshold is None and is_calibrated:
+            decision_threshold = config.decision_threshold
+        if decision_threshold is None:
+            self._explain_none()
+        is_default = threshold is None
         if threshold is None:
             threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
-        decision_threshold = config.decision_threshold if is_calibrated else None
+            if config.region_rule == "relative":
+                threshold = relative_threshold(prediction.anomaly_map, config.region_deviations)
 
-        score, anomaly_map = row.prediction.pred_score, row.prediction.anomaly_map[None]
-        (result,) = self.processor.post_process_anomaly_segmentation(
-            SimpleNamespace(anomaly_map=anomaly_map, pred_score=torch.tensor([score])),
-            target_sizes=[row.prediction.size],
-            threshold=threshold,
+        full_map = prediction.resized()
+        if not np.isfinite(full_map).all():
+            raise ValueError("The model's map holds NaN or infinite values: check weights and input.")
+        is_anomalous, mask = judge(
+            prediction.pred_score,
+            full_map,
+            threshold,
+            decision_threshold=decision_threshold,
+            rough_anomaly_map=partial(prediction.resized, "rough_anomaly_map") if is_default else None,
         )
-        is_anomalous = None if decision_threshold is None else score > decision_threshold
-        full_map = result["anomaly_map"].numpy()
-        mask = Image.fromarray(result["mask"].numpy().astype(np.uint8) * np.uint8(255))
+        picture = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
         return {
-            "score": score,
+            "score": prediction.pred_score,
             "label": None if is_anomalous is None else ("anomalous" if is_anomalous else "normal"),
             "is_anomalous": is_anomalous,
             "anomaly_map": _to_png((full_map * 65535).round().astype(np.uint16)) if as_json else full_map,
-            "mask": _to_png(mask) if as_json else mask,
-            "regions": result["regions"],
+            "mask": _to_png(picture) if as_json else picture,
+            "regions": describe_regions(full_map, mask),
         }
+
+    def _explain_none(self) -> None:
+        """Says once why photographs get no label."""
+        if not self._has_explained_none:
+            self._has_explained_none = True
+            logger.warning(
+                "This model has no decision threshold for such photographs, so `label` is None; `clipsam calibrate`"
+                " makes one from good photographs."
+            )
 
 
 def _to_png(picture: Image.Image | np.ndarray) -> str:

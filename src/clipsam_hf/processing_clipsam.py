@@ -415,13 +415,13 @@ def check_class_name(class_name: Any) -> str:
     return name
 
 
-def check_threshold(threshold: Any) -> float:
-    """Returns a threshold on the map as a float, or raises TypeError or ValueError if it is none in [0, 1]."""
+def check_threshold(threshold: Any, name: str = "threshold") -> float:
+    """Returns a threshold as a float, or raises TypeError or ValueError if it is none in [0, 1]."""
     if isinstance(threshold, bool) or not isinstance(threshold, Real):
-        raise TypeError(f"`threshold` must be a number in [0, 1], got {threshold!r}.")
+        raise TypeError(f"`{name}` must be a number in [0, 1], got {threshold!r}.")
     value = float(threshold)
     if not 0 <= value <= 1:  # NaN fails too
-        raise ValueError(f"`threshold` must lie in [0, 1], got {value}.")
+        raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
     return value
 
 

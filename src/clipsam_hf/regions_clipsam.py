@@ -10,13 +10,14 @@ width), points XY, boxes XYXY.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit, logit
 
 
 Size = Sequence[int] | torch.Tensor
@@ -30,6 +31,16 @@ EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 # Of maps in float32 that differ by the order of sums alone, as those of a batch and of its images one by one do
 _ROUNDING = 1e-6
+
+# Nearer to 0 and 1 a map's values are no evidence of a difference, but their logits would lie far apart
+_NEAR = 1e-3
+
+# In logits (0.005 at a map value of 0.5). Half of a map can be exactly alike, an even background or a saturated one:
+# its spread is 0 then, and any rounding would stand out
+_SMALLEST_SPREAD = 0.02
+
+# Of a normal distribution the median of the absolute deviations is 1 / 1.4826 standard deviations
+_DEVIATIONS_PER_MAD = 1.4826
 
 
 class Frame(NamedTuple):
@@ -66,6 +77,19 @@ class Region(NamedTuple):
     total: float
 
 
+class Verdict(NamedTuple):
+    """What `judge` says of one photograph.
+
+    Args:
+        is_anomalous (`bool`, *optional*): `None` without a decision threshold; else True exactly if the mask has a
+            pixel.
+        mask (`np.ndarray` of shape `(height, width)`, bool): the pixels that are called abnormal.
+    """
+
+    is_anomalous: bool | None
+    mask: NDArray[np.bool_]
+
+
 class SamPrompts(NamedTuple):
     """The prompts of one image in the refiner's frame, one row per region, `None` for a kind that was not asked for.
 
@@ -87,6 +111,7 @@ def find_regions(
     threshold: float,
     *,
     min_region_fraction: float = 16 / 518**2,
+    max_region_fraction: float = 1.0,
     max_regions: int = 10,
 ) -> list[Region]:
     """Binarise an anomaly map (Eq. 7 of the paper) and return its 8-connected regions, largest sum first.
@@ -95,6 +120,8 @@ def find_regions(
         anomaly_map (`np.ndarray` or `torch.Tensor` of shape `(height, width)`): abnormality per pixel, finite.
         threshold (`float`): a pixel is abnormal when its value is strictly greater.
         min_region_fraction (`float`, in [0, 1]): regions of a smaller share of the map's area are dropped as noise.
+        max_region_fraction (`float`, in [0, 1]): regions of a larger share are dropped, since a mask of most of the
+            image is no defect; by default none is.
         max_regions (`int`, at least 1): how many regions are kept; a warning says when that cuts some off.
 
     Returns:
@@ -112,8 +139,12 @@ def find_regions(
     values = _as_map(anomaly_map)
     if not math.isfinite(threshold):
         raise ValueError(f"`threshold` must be a finite number, got {threshold}")
-    if not 0.0 <= min_region_fraction <= 1.0:
-        raise ValueError(f"`min_region_fraction` must be in [0, 1], got {min_region_fraction}")
+    for name, fraction in (
+        ("min_region_fraction", min_region_fraction),
+        ("max_region_fraction", max_region_fraction),
+    ):
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"`{name}` must be in [0, 1], got {fraction}")
     if max_regions < 1:
         raise ValueError(f"`max_regions` must be at least 1, got {max_regions}")
 
@@ -121,13 +152,14 @@ def find_regions(
     foreground = values > float(threshold)
     labels, areas, totals = _measure(values, foreground)
 
-    # Drop noise; the tolerance keeps a region of exactly the smallest size whatever the fraction's rounding
+    # Drop noise and what is too large; the tolerances keep a region of exactly a limit, whatever a fraction's rounding
     min_area = max(1.0, min_region_fraction * values.size * (1 - 1e-12))
-    kept = np.flatnonzero(areas >= min_area)
+    max_area = max_region_fraction * values.size * (1 + 1e-12)
+    kept = np.flatnonzero((areas >= min_area) & (areas <= max_area))
     kept = kept[np.argsort(-totals[kept], kind="stable")]
     if len(kept) > max_regions:
         warnings.warn(
-            f"{len(kept)} regions are above the threshold {threshold}: only the {max_regions} of largest summed "
+            f"{len(kept)} regions are above the threshold {threshold:.4g}: only the {max_regions} of largest summed "
             "score are kept (`max_regions`)",
             stacklevel=2,
         )
@@ -151,6 +183,87 @@ def find_regions(
             )
         )
     return regions
+
+
+def relative_threshold(anomaly_map: np.ndarray | torch.Tensor, deviations: float = 3.0) -> float:
+    """Return the value above which a pixel stands out from its own map, wherever that map lies.
+
+    A localizer that nobody calibrated is right about which pixels are less normal than others and not about the level:
+    for one class most of a good map is above 0.5, for another nothing of a defective one. The median and the spread of
+    the map's own logits do not depend on that level, nor on a defect of less than half of the image.
+
+    Args:
+        anomaly_map (`np.ndarray` or `torch.Tensor` of shape `(height, width)`): abnormality per pixel, in [0, 1].
+        deviations (`float`, positive): how many robust standard deviations (1.4826 x the median absolute deviation) of
+            the logits above their median.
+
+    Returns:
+        `float`: in (0, 1]. The spread counts as 0.02 logits at least, so that a map that is constant but for rounding
+        has nothing above it.
+
+    Raises:
+        TypeError: if `anomaly_map` is neither an array nor a tensor.
+        ValueError: if the map is not two-dimensional, is empty or holds NaN or infinity, or `deviations` is not a
+            positive number.
+
+    Example:
+        >>> anomaly_map = np.array([[0.4, 0.5, 0.6], [0.4, 0.5, 0.6], [0.4, 0.5, 0.95]])
+        >>> round(relative_threshold(anomaly_map), 3)  # logits of median 0 and median absolute deviation log(1.5)
+        0.859
+    """
+    if not 0 < deviations < math.inf:
+        raise ValueError(f"`deviations` must be a positive number, got {deviations}")
+    logits = logit(_as_map(anomaly_map).astype(np.float64).clip(_NEAR, 1 - _NEAR))
+    median = np.median(logits)
+    spread = max(_DEVIATIONS_PER_MAD * np.median(np.abs(logits - median)), _SMALLEST_SPREAD)
+    threshold = float(expit(median + deviations * spread))
+    return threshold if threshold < 1 - _NEAR else 1.0
+
+
+def judge(
+    score: float,
+    anomaly_map: np.ndarray,
+    threshold: float,
+    *,
+    decision_threshold: float | None = None,
+    rough_anomaly_map: Callable[[], np.ndarray] | None = None,
+) -> Verdict:
+    """Say of one photograph whether it is anomalous and where, so that the one never contradicts the other.
+
+    Where a decision threshold holds, a photograph whose score is not above it is normal, and its mask is empty; one
+    above it is anomalous if its mask has a pixel. Without one there is no verdict, and the mask follows the threshold.
+
+    Args:
+        score (`float`): the image's.
+        anomaly_map (`np.ndarray` of shape `(height, width)`): the final map.
+        threshold (`float`): a pixel is abnormal when its value is strictly greater.
+        decision_threshold (`float`, *optional*): of the score, likewise.
+        rough_anomaly_map (callable, *optional*): gives the map before SAM, of the same shape. Where the score is above
+            `decision_threshold` but no pixel of the final map above `threshold`, the mask is taken from this one:
+            above `threshold`, or above `decision_threshold` if that is empty too. So SAM cannot veto a verdict
+            silently.
+
+    Returns:
+        `Verdict`: of which `is_anomalous` is true exactly if the mask has a pixel.
+
+    Example:
+        >>> final_map, rough_map = np.array([[0.2, 0.4]]), np.array([[0.0, 0.7]])
+        >>> judge(0.4, final_map, 0.5, decision_threshold=0.3)
+        Verdict(is_anomalous=False, mask=array([[False, False]]))
+        >>> judge(0.4, final_map, 0.5, decision_threshold=0.3, rough_anomaly_map=lambda: rough_map)
+        Verdict(is_anomalous=True, mask=array([[False,  True]]))
+    """
+    mask = anomaly_map > threshold
+    if decision_threshold is None:
+        return Verdict(None, mask)
+    if not score > decision_threshold:
+        return Verdict(False, np.zeros_like(mask))
+    if rough_anomaly_map is not None and not mask.any():
+        rough = rough_anomaly_map()
+        mask = rough > threshold
+        if not mask.any():
+            mask = rough > decision_threshold
+    return Verdict(bool(mask.any()), mask)
 
 
 def describe_regions(anomaly_map: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]:
@@ -375,12 +488,15 @@ __all__ = [
     "Region",
     "SamPrompts",
     "Size",
+    "Verdict",
     "as_float",
     "as_size",
     "build_prompts",
     "check_choice",
     "describe_regions",
     "find_regions",
+    "judge",
+    "relative_threshold",
     "sample_points",
     "scale_coordinates",
 ]
