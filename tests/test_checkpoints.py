@@ -362,7 +362,16 @@ def test_checkpoint_of_the_training_free_localizer_has_no_head_to_offer(
     rewrite(folder, lambda tensors: [tensors.pop(key) for key in HEAD_KEYS])
     with pytest.raises(ValueError, match=f"lacks {len(HEAD_KEYS)} tensors.*and {len(HEAD_KEYS) - 5} more"):
         load(folder)
-    assert load(folder, localizer="similarity").config.localizer == "similarity"
+    assert load(folder, localizer="vv").config.localizer == "vv"
+
+
+@pytest.mark.parametrize("localizer", ["vv", "windows", "similarity"])
+def test_a_trained_head_is_left_out_without_a_word(
+    folder: Path, localizer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with library_log(caplog):
+        model = load(folder, localizer=localizer)
+    assert caplog.text == "" and model.head_is_trained and not hasattr(model, "umci")
 
 
 def test_auto_model_refuses_a_missing_tensor_too(folder: Path) -> None:

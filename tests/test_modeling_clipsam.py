@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SamConfig, SamModel
 from transformers.utils import logging as library_logging
 
 from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamOutput
+from clipsam_hf.localizer_clipsam import LOCALIZERS
 
 
 SIDE, SAM_SIDE, TOKENS, WIDTH = 32, 64, 4, 16
@@ -282,7 +284,7 @@ def test_swapped_texts_change_nothing_with_the_convolutional_head(make_model: An
     assert_close(model(**swapped).rough_anomaly_map, model(**inputs).rough_anomaly_map)
 
 
-@pytest.mark.parametrize("fields", [{"head": "text"}, {"localizer": "similarity"}])
+@pytest.mark.parametrize("fields", [{"head": "text"}, {"localizer": "vv"}, {"localizer": "similarity"}])
 @torch.no_grad()
 def test_swapped_texts_invert_the_map(make_model: Any, inputs: Inputs, fields: dict[str, str]) -> None:
     model = make_model(**fields)
@@ -292,7 +294,9 @@ def test_swapped_texts_invert_the_map(make_model: Any, inputs: Inputs, fields: d
     assert_close(model(**swapped).rough_anomaly_map, 1 - rough)
 
 
-@pytest.mark.parametrize("fields", [{"head": "conv"}, {"head": "text"}, {"localizer": "similarity"}])
+@pytest.mark.parametrize(
+    "fields", [{"head": "conv"}, {"head": "text"}, {"localizer": "vv"}, {"localizer": "similarity"}]
+)
 @torch.no_grad()
 def test_other_texts_change_the_map(make_model: Any, inputs: Inputs, fields: dict[str, str]) -> None:
     model = make_model(**fields)
@@ -509,7 +513,7 @@ def test_repeated_call_gives_the_same_bits(make_model: Any, inputs: Inputs, sam_
 # --- cached halves
 
 
-@pytest.mark.parametrize("localizer", ["umci", "similarity"])
+@pytest.mark.parametrize("localizer", list(LOCALIZERS))
 @torch.no_grad()
 def test_cached_halves_give_the_same(make_model: Any, inputs: Inputs, sam_inputs: Inputs, localizer: str) -> None:
     model = make_model(localizer=localizer, binarize_threshold=0.4, min_region_fraction=0.0)
@@ -538,7 +542,7 @@ def test_feature_maps_are_the_blocks_outputs_without_the_class_token(make_model:
 # --- input sizes
 
 
-@pytest.mark.parametrize("localizer", ["umci", "similarity"])
+@pytest.mark.parametrize("localizer", list(LOCALIZERS))
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 16), (24, 56), (56, 24), (37, 50), (8, 8), (15, 40)])
 @torch.no_grad()
 def test_any_input_size(make_model: Any, inputs: Inputs, height: int, width: int, localizer: str) -> None:
@@ -562,7 +566,7 @@ def test_rest_of_a_side_repeats_the_border(make_model: Any, inputs: Inputs) -> N
 # --- precision, attention, devices
 
 
-@pytest.mark.parametrize("localizer", ["umci", "similarity"])
+@pytest.mark.parametrize("localizer", list(LOCALIZERS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
 def test_half_precision_is_finite_and_near(
@@ -681,8 +685,9 @@ def test_fresh_head_is_untrained(make_model: Any, tiny_config: ClipSamConfig) ->
     assert not model.head_is_trained
 
 
-def test_similarity_needs_no_training(make_model: Any) -> None:
-    assert make_model(localizer="similarity").head_is_trained
+@pytest.mark.parametrize("localizer", ["vv", "windows", "similarity"])
+def test_a_localizer_without_a_head_needs_no_training(make_model: Any, localizer: str) -> None:
+    assert make_model(localizer=localizer).head_is_trained
 
 
 @pytest.mark.parametrize(
@@ -768,7 +773,8 @@ def test_fields_follow_the_backbones(backbones: tuple[Path, Path]) -> None:
     model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones)
     assert tuple(model.config.feature_layers) == (1, 2, 3, 4)
     assert model.config.image_size == 520  # the multiple of 8 nearest to 518
-    assert model.config.localizer == "similarity" and not hasattr(model, "umci")
+    assert model.config.localizer == "vv" and not hasattr(model, "umci")
+    assert model.config.region_rule == "relative"  # no threshold was calibrated for it
     assert not model.training and model.head_is_trained
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -778,7 +784,36 @@ def test_fields_can_be_given(backbones: tuple[Path, Path]) -> None:
         *backbones, feature_layers=(2, 4), image_size=32, scale_sizes=(2,), freeze_backbones=False
     )
     assert (tuple(model.config.feature_layers), model.config.image_size) == ((2, 4), 32)
-    assert all(parameter.requires_grad for parameter in model.clip.vision_model.encoder.parameters())
+    assert all(parameter.requires_grad for parameter in model.clip.vision_model.encoder.layers[:3].parameters())
+
+
+@pytest.mark.parametrize(
+    ("localizer", "rule", "words"),
+    [
+        ("umci", "fixed", "The UMCI head is new: train it before use, or take `localizer='vv'`."),
+        ("vv", "relative", ""),
+        ("windows", "relative", ""),
+        ("similarity", "relative", "known to be below chance"),
+    ],
+)
+def test_a_localizer_brings_its_region_rule_and_its_caution(
+    backbones: tuple[Path, Path], localizer: Any, rule: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    capture_library_logs(caplog)
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones, localizer=localizer, scale_sizes=(2,))
+    assert (model.config.localizer, model.config.region_rule) == (localizer, rule)
+    assert words in caplog.text and bool(words) == bool(caplog.text)
+
+
+def test_a_given_region_rule_stays(backbones: tuple[Path, Path]) -> None:
+    model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones, region_rule="fixed")
+    assert model.config.region_rule == "fixed"
+
+
+def test_an_unknown_localizer_is_refused(backbones: tuple[Path, Path]) -> None:
+    name: Any = "vvv"
+    with pytest.raises(StrictDataclassError, match="'localizer'"):
+        ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones, localizer=name)
 
 
 def test_configs_stay_shared_with_the_backbones(backbones: tuple[Path, Path]) -> None:
@@ -875,7 +910,7 @@ def test_backbones_may_come_out_of_a_clipsam(
     capture_library_logs(caplog)
     model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(tmp_path / "whole", tmp_path / "whole")
     assert same(model.clip, whole.clip) and same(model.sam, whole.sam)
-    assert model.config.localizer == "similarity" and model.config.clip_name_or_path == str(tmp_path / "whole")
+    assert model.config.localizer == "vv" and model.config.clip_name_or_path == str(tmp_path / "whole")
     assert caplog.text == ""  # neither what the head is not needed for, nor that the other half is unexpected
 
 

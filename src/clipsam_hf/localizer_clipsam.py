@@ -8,6 +8,7 @@ the configuration. Objects hold settings and no weights: CLIP, and the head if t
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -42,10 +43,12 @@ class Localizer:
             there is nothing to train.
         encode_fields (`tuple[str]`): Fields of the configuration that `encode` depends on beside `clip_config`: what
             a cache of its features is keyed by.
+        caution (`str`, *optional*): What is said to whoever puts it on fresh backbones.
     """
 
     head_name: ClassVar[str | None] = None
     encode_fields: ClassVar[tuple[str, ...]] = ("feature_layers",)
+    caution: ClassVar[str | None] = None
 
     def __init__(self, config: ClipSamConfig) -> None:
         self.config = config
@@ -54,6 +57,11 @@ class Localizer:
     def num_feature_maps(self) -> int:
         """Number of feature maps of a photograph; each has the channels and the token grid of CLIP's vision tower."""
         return len(self.config.feature_layers)
+
+    @property
+    def stage_loss_weights(self) -> Sequence[float] | None:
+        """Weights of the stages that `read` gives, in a loss; equal ones if `None`."""
+        return self.config.stage_loss_weights
 
     def build_head(self) -> nn.Module | None:
         """Returns the trained part with new weights, if there is one."""
@@ -139,6 +147,7 @@ class UmciLocalizer(Localizer):
     """UMCI, the paper's trained interaction of language and features, one per stage [S]."""
 
     head_name = "umci"
+    caution = "The UMCI head is new: train it before use, or take `localizer='vv'`."
 
     def build_head(self) -> nn.Module:
         return nn.ModuleList([ClipSamUmci(self.config) for _ in self.config.feature_layers])
@@ -155,6 +164,11 @@ class SimilarityLocalizer(Localizer):
     plain patch tokens is published to be below chance ("opposite visualisation" in CLIP Surgery, arXiv 2304.05653).
     [`VvLocalizer`] is the one to use.
     """
+
+    caution = (
+        "`localizer='similarity'` is for study: on real CLIP its maps are known to be below chance. Take"
+        " `localizer='vv'` to find defects."
+    )
 
     def used_parts(self, clip: Any) -> list[Any]:
         return [*super().used_parts(clip), clip.vision_model.post_layernorm, clip.visual_projection, clip.logit_scale]
@@ -183,6 +197,11 @@ class VvLocalizer(Localizer):
     @property
     def num_feature_maps(self) -> int:
         return self.config.vv_num_stages
+
+    @property
+    def stage_loss_weights(self) -> Sequence[float] | None:
+        weights = self.config.stage_loss_weights
+        return None if weights is None else weights[-self.config.vv_num_stages :]
 
     def used_parts(self, clip: Any) -> list[Any]:
         # Of the last block, that is all that value-value attention has; those before it make the states
@@ -245,6 +264,10 @@ class WindowsLocalizer(Localizer):
     @property
     def num_feature_maps(self) -> int:
         return len(self.config.window_sizes) + 1
+
+    @property
+    def stage_loss_weights(self) -> None:
+        return None
 
     def used_parts(self, clip: Any) -> list[Any]:
         vision = clip.vision_model
@@ -370,7 +393,11 @@ LOCALIZERS: dict[str, type[Localizer]] = {
 }
 """The kinds by the configuration's `localizer`."""
 
+HEAD_NAMES = frozenset(kind.head_name for kind in LOCALIZERS.values() if kind.head_name is not None)
+"""Names that trained parts have in a model."""
+
 __all__ = [
+    "HEAD_NAMES",
     "LOCALIZERS",
     "ImageFeatures",
     "Localizer",

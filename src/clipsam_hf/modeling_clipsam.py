@@ -22,7 +22,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_training_set, is_of_head, load_backbone
 from .configuration_clipsam import ClipSamConfig
-from .localizer_clipsam import LOCALIZERS, ImageFeatures
+from .localizer_clipsam import HEAD_NAMES, LOCALIZERS, ImageFeatures
 from .loss_clipsam import anomaly_segmentation_loss
 from .refinement_clipsam import Refinement, RefinementOptions, refine_map, score_map
 from .refiner_clipsam import find_refiner
@@ -124,6 +124,9 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         head = self.localizer.build_head()
         if head is not None:
             setattr(self, self.localizer.head_name, head)
+        else:
+            # A checkpoint with a trained head may be read without it, on purpose and without a word
+            self._keys_to_ignore_on_load_unexpected = {rf"^{name}\." for name in HEAD_NAMES}
         self._freeze()
         self.post_init()
         self._head_is_trained = head is None
@@ -135,21 +138,23 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         clip_name_or_path: str | os.PathLike,
         sam_name_or_path: str | os.PathLike,
         *,
-        localizer: Literal["umci", "similarity"] = "similarity",
+        localizer: Literal["umci", "vv", "windows", "similarity"] = "vv",
         clip_kwargs: dict[str, Any] | None = None,
         sam_kwargs: dict[str, Any] | None = None,
         **config_kwargs: Any,
     ) -> "ClipSamForAnomalySegmentation":
         """Puts a pretrained CLIP and a pretrained SAM together.
 
-        With `localizer="similarity"` the model can be used at once. With `"umci"` the head is new and must be trained.
-        Fields that depend on the backbones follow them unless given: four stages at the quarters of CLIP's depth, the
-        multiple of CLIP's patch size that is nearest to 518 as input size, and where the backbones come from.
+        With `"umci"` the head is new and must be trained; all other localizers can be used at once, and prompt SAM by
+        what stands out (`region_rule="relative"`), since nobody has calibrated a threshold for them. Fields that
+        depend on the backbones follow them unless given: four stages at the quarters of CLIP's depth, the multiple of
+        CLIP's patch size that is nearest to 518 as input size, and where the backbones come from.
 
         Args:
             clip_name_or_path: Repository name or folder of a CLIP, or of a ClipSAM, whose CLIP is taken.
             sam_name_or_path: The same of a SAM, of any kind in `REFINERS`.
-            localizer: `"similarity"` or `"umci"`.
+            localizer: `"vv"`; `"windows"`, which takes a dozen times as long; `"similarity"`, for study, since it is
+                known to fail; or `"umci"`. [`ClipSamConfig`] says what they are.
             clip_kwargs: Keyword arguments of `CLIPModel.from_pretrained`, for example `revision` or `dtype`.
             sam_kwargs: The same of SAM's class.
             config_kwargs: Fields of [`ClipSamConfig`].
@@ -186,6 +191,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
         config_kwargs.setdefault("feature_layers", quarters)
         config_kwargs.setdefault("image_size", max(1, round(518 / patch_size)) * patch_size)
+        if localizer in LOCALIZERS and LOCALIZERS[localizer].head_name is None:
+            config_kwargs.setdefault("region_rule", "relative")
         # A composite configuration resets its parts' attention, which their loading has chosen.
         attention = {
             "clip_config": clip.config._attn_implementation,
@@ -197,8 +204,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         with torch.device("meta"):
             skeleton = cls._from_config(config, attn_implementation=attention)
         model = skeleton._adopt_backbones(clip, sam)
-        if localizer == "umci":
-            logger.warning("The UMCI head is new: train it before use, or take `localizer='similarity'`.")
+        if model.localizer.caution is not None:
+            logger.warning(model.localizer.caution)
         return model.eval()
 
     def _adopt_backbones(self, clip: CLIPModel, sam: PreTrainedModel) -> "ClipSamForAnomalySegmentation":
@@ -241,7 +248,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         if not self.head_is_trained:
             raise ValueError(
                 "The UMCI head of this model has random weights, so its answer would be noise: load a trained"
-                " checkpoint, train the head, or take `localizer='similarity'`, which needs no training."
+                " checkpoint, train the head, or take `localizer='vv'`, which needs no training."
             )
 
     def _notice_loss(self, loss: Tensor) -> None:
@@ -399,7 +406,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             One [`Refinement`] for each image.
 
         Raises:
-            ValueError: If an input is missing or given twice.
+            ValueError: If an input is missing or given twice, or the threshold is out of range.
         """
         if reshaped_input_sizes is None:
             raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
@@ -538,7 +545,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             loss = anomaly_segmentation_loss(
                 logits,
                 labels,
-                stage_weights=self.config.stage_loss_weights,
+                stage_weights=self.localizer.stage_loss_weights,
                 focal_gamma=self.config.focal_gamma,
                 resolution=self.config.loss_resolution,
             )
