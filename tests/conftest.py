@@ -190,6 +190,7 @@ def tiny_config(tiny_clip_config: CLIPConfig, tiny_sam_config: SamConfig) -> "Cl
         image_size=CLIP_IMAGE_SIZE,
         umci_hidden_size=16,
         scale_sizes=(2, 3),
+        max_region_fraction=1.0,  # a map of 4 x 4 tokens has large regions
     )
 
 

@@ -151,6 +151,7 @@ def build() -> ClipSamForAnomalySegmentation:
         clip_config=CLIPConfig(**CLIP_LARGE_336),
         sam_config=SamConfig(**SAM_BASE),
         binarize_threshold=0.0,  # every pixel is above it: one region, so that SAM is asked
+        max_region_fraction=1.0,
     )
     model = ClipSamForAnomalySegmentation(config).eval()
     # Relative positions start at 0, where a mistake about them would not show

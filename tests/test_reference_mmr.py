@@ -36,7 +36,9 @@ def box_sam(boxes: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, to
 
 def refine(rough: np.ndarray, sam: Sam, frame: Frame, **options: Any) -> torch.Tensor:
     """The chain of the module's functions, with one point per region: its maximum."""
-    settings = RefinementOptions(**{"min_region_fraction": 0.0, "num_points": 1, **options})
+    settings = RefinementOptions(
+        **{"min_region_fraction": 0.0, "max_region_fraction": 1.0, "num_points": 1, **options}
+    )
 
     def decode(prompts: SamPrompts) -> tuple[torch.Tensor, torch.Tensor]:
         assert prompts.input_boxes is not None and prompts.input_points is not None

@@ -3,6 +3,7 @@
 """MMR, function by function: the numbers by hand, the geometry as properties, and the faults M1-M15 of bad input."""
 
 import doctest
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import SamImageProcessorPil
 
-from clipsam_hf import ClipSamConfig, refinement_clipsam
+from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, refinement_clipsam
 from clipsam_hf.refinement_clipsam import (
+    Refinement,
     RefinementOptions,
     merge_masks,
     refine_map,
@@ -176,6 +178,34 @@ class TestMergeMasks:
         arguments = (self.rough, self.logits, self.scores, Frame((2, 2), 2))
         expected = merge_masks(*arguments, region_peaks=[0.9, 0.4], merge="anomaly_weighted")
         assert torch.equal(merge_masks(*arguments, region_peaks=[0.9, 0.4]), expected)
+
+    @pytest.mark.parametrize("mask_fusion", ["soft", "binary"])
+    def test_hand_computed_refine_weights(self, mask_fusion: str) -> None:
+        # A is [[.9, .3], [.1, .4]] and S [[.9, .6], [0, .4]]: .7 A + .3 S, and S alone
+        options: Any = {"mask_fusion": mask_fusion, "merge": "anomaly_weighted", "region_peaks": [0.9, 0.4]}
+        assert torch.equal(self.merge(refine_weight=0, **options), self.rough)
+        merged = self.merge(refine_weight=0.3, **options)
+        torch.testing.assert_close(merged, torch.tensor([[0.9, 0.39], [0.07, 0.4]]))
+        merged = self.merge(refine_weight=1, **options)
+        torch.testing.assert_close(merged, torch.tensor([[0.9, 0.6], [0.0, 0.4]]))
+
+    def test_refine_weights_of_the_other_merges(self) -> None:
+        # "average": S is [[.6, .4], [0, .4]]; "sum_norm": .7 A + .3 S is [[.99, .63], [.07, .52]], from .07 to .99
+        merged = self.merge(refine_weight=0.3)
+        torch.testing.assert_close(merged, torch.tensor([[0.81, 0.33], [0.07, 0.4]]))
+        merged = self.merge(refine_weight=0.3, merge="sum_norm")
+        torch.testing.assert_close(merged, torch.tensor([[1.0, 0.56 / 0.92], [0.0, 0.45 / 0.92]]))
+        for merge in ("average", "sum_norm"):
+            assert torch.equal(self.merge(refine_weight=0, merge=merge), self.rough)
+
+    def test_refine_weight_of_the_default(self) -> None:
+        assert ClipSamConfig().refine_weight == RefinementOptions().refine_weight == 0.5
+        assert torch.equal(self.merge(), self.merge(refine_weight=0.5))
+
+    @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+    def test_refine_weight_out_of_range_is_refused(self, weight: float) -> None:
+        with pytest.raises(ValueError, match=r"`refine_weight` must be in \[0, 1\], got"):
+            self.merge(refine_weight=weight)
 
     def test_with_anomaly_weights_a_region_never_exceeds_its_peak(self) -> None:
         for score in (0.0, 0.01, 3.0):
@@ -399,6 +429,38 @@ class TestRefineMap:
         _, (boxes,) = self.refine(rough, prompt_type="box", **options)
         assert boxes.input_points is None and torch.equal(boxes.input_boxes, expected.input_boxes)
 
+    def test_defaults_are_those_of_the_configuration(self) -> None:
+        config = ClipSamConfig()
+        for name, value in asdict(RefinementOptions()).items():
+            assert getattr(config, name) == value, name
+
+    def test_a_large_region_does_not_prompt(self) -> None:
+        rough = torch.zeros(8, 8)
+        rough[:2, :8] = 0.8  # exactly a quarter
+        assert len(RefinementOptions().find_regions(rough)) == 1
+        rough[2, 0] = 0.8
+        assert RefinementOptions().find_regions(rough) == []
+        assert len(RefinementOptions(max_region_fraction=1.0).find_regions(rough)) == 1
+
+    def test_the_rule_of_regions(self) -> None:
+        rough = torch.full((8, 8), 0.2)
+        rough[2, 2:4] = 0.4
+        rough[5:, 5:] = 0.19
+        assert RefinementOptions().find_regions(rough) == []
+        (region,) = RefinementOptions(region_rule="relative").find_regions(rough)
+        assert region.box == (2, 2, 4, 3)
+        # A spread of 0.02 logits counts: 0.4 is 0.98 logits above 0.2, which is 49 of these
+        assert RefinementOptions(region_rule="relative", region_deviations=50).find_regions(rough) == []
+        with pytest.raises(ValueError, match="`region_rule` must be one of 'fixed', 'relative', got 'otsu'"):
+            RefinementOptions(region_rule="otsu").find_regions(rough)
+
+    def test_the_refine_weight_reaches_the_map(self) -> None:
+        rough = torch.zeros(8, 8)
+        rough[2, 3] = 0.8
+        refinement, _ = self.refine(rough, refine_weight=0.25)
+        torch.testing.assert_close(refinement.anomaly_map, 0.75 * rough)  # the mask is empty
+        assert torch.equal(self.refine(rough, refine_weight=0)[0].anomaly_map, rough)
+
     def test_what_was_decoded_is_returned(self) -> None:
         rough = torch.zeros(8, 8)
         rough[2, 3] = rough[6, 6] = 0.8
@@ -408,7 +470,7 @@ class TestRefineMap:
 
     def test_a_region_weighs_by_its_peak(self) -> None:
         # One region of .9 and .6, whose mask is the whole square: S is .9 everywhere
-        rough, settings = torch.tensor([[0.9, 0.6, 0.0]]), RefinementOptions(min_region_fraction=0.0)
+        rough, settings = torch.tensor([[0.9, 0.6, 0.0]]), RefinementOptions(max_region_fraction=1.0)
         answer = (torch.full((1, 1, 4, 4), 50.0), torch.ones(1, 1))
         regions = settings.find_regions(rough)
         refined = refine_map(rough, regions, Frame((64, 64), 64), lambda prompts: answer, settings).anomaly_map
@@ -418,6 +480,40 @@ class TestRefineMap:
         refinement, (asked,) = self.refine(torch.full((8, 8), 0.3))
         assert [None if value is None else len(value) for value in asked] == [0, 0, 0]
         torch.testing.assert_close(refinement.anomaly_map, torch.full((8, 8), 0.15))
+
+
+class TestModelRefine:
+    """The configuration's fields, and what a caller sets in their place."""
+
+    @staticmethod
+    def refine(model: ClipSamForAnomalySegmentation, **options: Any) -> list[Refinement]:
+        rough = torch.full((2, 32, 32), 0.1)
+        rough[:, 4:8, 4:8] = 0.4
+        generator = torch.Generator().manual_seed(0)
+        pixels, sizes = torch.randn(2, 3, 64, 64, generator=generator), torch.tensor([[48, 64], [64, 40]])
+        return model.refine(rough, sam_pixel_values=pixels, reshaped_input_sizes=sizes, **options)
+
+    def test_a_threshold_of_the_call_goes_before_the_rule_of_regions(
+        self, tiny_model: ClipSamForAnomalySegmentation
+    ) -> None:
+        config = tiny_model.config
+        config.region_rule, config.region_deviations, config.min_region_fraction = "relative", 100.0, 0.0
+        for threshold, count in {None: 0, 0.3: 1, 0.5: 0}.items():
+            refinements = self.refine(tiny_model, binarize_threshold=threshold)
+            assert [len(each.iou_scores) for each in refinements] == [count, count]
+        config.region_deviations = 3.0
+        assert [len(each.iou_scores) for each in self.refine(tiny_model)] == [1, 1]
+        with pytest.raises(ValueError, match=r"`binarize_threshold` must lie in \[0, 1\], got 1.5"):
+            self.refine(tiny_model, binarize_threshold=1.5)
+
+    def test_refine_weight_is_the_share_of_the_masks(self, tiny_model: ClipSamForAnomalySegmentation) -> None:
+        maps = {}
+        for tiny_model.config.refine_weight in (0.0, 0.3, 1.0):
+            refinements = self.refine(tiny_model, binarize_threshold=0.3)
+            maps[tiny_model.config.refine_weight] = torch.stack([each.anomaly_map for each in refinements])
+        assert set(maps[0.0].unique().tolist()) == {torch.tensor(0.1).item(), torch.tensor(0.4).item()}
+        torch.testing.assert_close(maps[0.3], 0.7 * maps[0.0] + 0.3 * maps[1.0])
+        assert (maps[1.0] - maps[0.0]).abs().max() > 1e-3
 
 
 class TestResizeMap:

@@ -12,6 +12,8 @@ import torch
 from geometry import random_map, sam_content
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.special import expit
 
 from clipsam_hf import regions_clipsam
 from clipsam_hf.regions_clipsam import (
@@ -20,6 +22,8 @@ from clipsam_hf.regions_clipsam import (
     build_prompts,
     describe_regions,
     find_regions,
+    judge,
+    relative_threshold,
     sample_points,
     scale_coordinates,
 )
@@ -131,6 +135,20 @@ class TestFindRegions:
         values[4, 4:7] = 1.0  # 3 / 27**2 * 27**2 is 3.0000000000000004
         assert len(find_regions(values, 0.5, min_region_fraction=3 / 27**2)) == 1
 
+    def test_large_regions_are_dropped_and_those_of_exactly_the_limit_kept(self) -> None:
+        values = np.zeros((27, 27))
+        values[4, 4:7] = values[20, 4:8] = 1.0
+        assert len(find_regions(values, 0.5, min_region_fraction=0)) == 2
+        (region,) = find_regions(values, 0.5, min_region_fraction=0, max_region_fraction=3 / 27**2)
+        assert region.area == 3
+
+    @pytest.mark.parametrize("name", ["min_region_fraction", "max_region_fraction"])
+    @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+    def test_a_fraction_out_of_range_is_refused(self, name: str, fraction: float) -> None:
+        options: Any = {name: fraction}
+        with pytest.raises(ValueError, match=f"`{name}` must be in"):
+            find_regions(MAP, 0.5, **options)
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
     def test_tensors_of_any_precision(self, dtype: torch.dtype) -> None:
         values = torch.from_numpy(MAP).to(dtype).requires_grad_()
@@ -170,6 +188,135 @@ class TestFindRegions:
     def test_other_types_are_refused(self) -> None:
         with pytest.raises(TypeError, match="got list"):
             find_regions(MAP.tolist(), 0.5)  # type: ignore[arg-type]
+
+
+def map_of_an_uncalibrated_localizer(seed: int, offset: float) -> tuple[np.ndarray, np.ndarray]:
+    """A map whose logits are smooth noise around an offset, with a defect that stands out by 1.5, and the defect."""
+    generator = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(generator.standard_normal((128, 128)), 4)
+    defect = np.zeros((128, 128), dtype=bool)
+    row, column = generator.integers(10, 106, 2)
+    defect[row : row + 12, column : column + 12] = True
+    return expit(0.2 * noise / noise.std() + offset + 1.5 * defect), defect
+
+
+class TestRelativeThreshold:
+    def test_hand_computed(self) -> None:
+        # Logits -1 (4 pixels), 0 (2), 1 (2), 5 (1): median 0, absolute deviations 0 (2), 1 (6), 5 (1): median 1
+        values = expit(np.array([[-1.0, -1.0, -1.0], [-1.0, 0.0, 0.0], [1.0, 1.0, 5.0]]))
+        assert relative_threshold(values, 3.0) == pytest.approx(expit(3 * 1.4826))
+        assert relative_threshold(values, 1.0) == pytest.approx(expit(1.4826))
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_the_level_of_a_map_does_not_matter(self, seed: int) -> None:
+        found = {}
+        for offset in (-0.3, 0.0, 0.3):
+            values, defect = map_of_an_uncalibrated_localizer(seed, offset)
+            regions = find_regions(values, relative_threshold(values), max_region_fraction=0.25)
+            found[offset] = regions[0].mask
+            assert (found[offset] & defect).sum() / (found[offset] | defect).sum() > 0.6
+        assert np.array_equal(found[-0.3], found[0.3]) and np.array_equal(found[-0.3], found[0.0])
+
+    def test_half_is_not_where_a_map_that_nobody_calibrated_lies(self) -> None:
+        shares = {
+            offset: np.mean([map_of_an_uncalibrated_localizer(seed, offset)[0] > 0.5 for seed in range(20)])
+            for offset in (-0.3, 0.3)
+        }
+        assert shares[-0.3] < 0.1 and shares[0.3] > 0.9
+
+    @pytest.mark.parametrize("level", [0.0, 1e-6, 0.2, 0.5, 0.97, 1.0])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_a_constant_map_has_no_region(self, level: float, dtype: Any) -> None:
+        values = np.full((16, 16), level, dtype=dtype)
+        assert find_regions(values, relative_threshold(values)) == []
+        noise = 1e-4 * np.random.default_rng(0).standard_normal((16, 16))
+        nearly = np.clip(values + noise, 0, 1).astype(dtype)
+        assert find_regions(nearly, relative_threshold(nearly)) == []
+
+    def test_what_stands_out_of_an_even_background_is_found(self) -> None:
+        values = np.full((16, 16), 0.3)
+        values[3:5, 3:5] = 0.33
+        (region,) = find_regions(values, relative_threshold(values), min_region_fraction=0)
+        assert region.box == (3, 3, 5, 5)
+
+    def test_tensors_and_arrays_give_the_same(self) -> None:
+        values = random_map(9, 7, 0)
+        assert relative_threshold(torch.from_numpy(values)) == relative_threshold(values)
+
+    @pytest.mark.parametrize("deviations", [0, -1.0, float("nan"), float("inf")])
+    def test_bad_deviations_are_refused(self, deviations: float) -> None:
+        with pytest.raises(ValueError, match="`deviations` must be a positive number"):
+            relative_threshold(MAP, deviations)
+
+    def test_bad_maps_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            relative_threshold(np.array([[0.5, np.nan]]))
+
+
+class TestJudge:
+    final, rough = np.array([[0.1, 0.4]]), np.array([[0.3, 0.7]])
+
+    def judge(self, score: float, threshold: float, **options: Any) -> tuple[bool | None, list[list[bool]]]:
+        is_anomalous, mask = judge(score, self.final, threshold, **options)
+        return is_anomalous, mask.tolist()
+
+    def test_without_a_decision_threshold_the_mask_follows_the_threshold(self) -> None:
+        assert self.judge(0.0, 0.2) == (None, [[False, True]])
+        assert self.judge(1.0, 0.5, rough_anomaly_map=lambda: self.rough) == (None, [[False, False]])
+
+    def test_a_score_that_is_not_above_is_normal_and_has_no_mask(self) -> None:
+        for score in (0.2, 0.6):
+            assert self.judge(score, 0.2, decision_threshold=0.6) == (False, [[False, False]])
+
+    def test_a_score_above_is_anomalous_where_the_mask_is(self) -> None:
+        assert self.judge(0.7, 0.2, decision_threshold=0.6) == (True, [[False, True]])
+        assert self.judge(0.7, 0.0, decision_threshold=0.6) == (True, [[True, True]])
+
+    def test_an_empty_mask_is_normal_where_the_threshold_was_given(self) -> None:
+        assert self.judge(0.7, 0.5, decision_threshold=0.6) == (False, [[False, False]])
+
+    def test_an_empty_mask_is_taken_from_the_rough_map(self) -> None:
+        options: Any = {"rough_anomaly_map": lambda: self.rough}
+        assert self.judge(0.7, 0.5, decision_threshold=0.6, **options) == (True, [[False, True]])
+        # nothing of it is above 0.8: then above the decision threshold
+        assert self.judge(0.7, 0.8, decision_threshold=0.2, **options) == (True, [[True, True]])
+        assert self.judge(0.9, 0.8, decision_threshold=0.7, **options) == (False, [[False, False]])
+
+    def test_the_rough_map_is_not_asked_for_in_vain(self) -> None:
+        def refuse() -> np.ndarray:
+            raise AssertionError("the rough map was made")
+
+        for score, threshold, decision_threshold in ((0.7, 0.5, None), (0.5, 0.5, 0.6), (0.7, 0.2, 0.6)):
+            self.judge(score, threshold, decision_threshold=decision_threshold, rough_anomaly_map=refuse)
+
+    @properties
+    @given(
+        seed=st.integers(0, 10**6),
+        score=st.floats(0, 1),
+        threshold=st.floats(0, 1),
+        decision_threshold=st.none() | st.floats(0, 1),
+        is_default=st.booleans(),
+    )
+    def test_verdict_mask_and_regions_agree(
+        self, seed: int, score: float, threshold: float, decision_threshold: float | None, is_default: bool
+    ) -> None:
+        rough, final = random_map(9, 12, seed), random_map(9, 12, seed + 1)
+        is_anomalous, mask = judge(
+            score,
+            final,
+            threshold,
+            decision_threshold=decision_threshold,
+            rough_anomaly_map=(lambda: rough) if is_default else None,
+        )
+        regions = describe_regions(final, mask)
+        assert sum(region["area"] for region in regions) == mask.sum()
+        if decision_threshold is None:
+            assert is_anomalous is None and np.array_equal(mask, final > threshold)
+            return
+        assert is_anomalous is bool(regions) is bool(mask.any())
+        assert not is_anomalous or score > decision_threshold
+        if is_anomalous and not is_default:
+            assert np.array_equal(mask, final > threshold)
 
 
 class TestSamplePoints:

@@ -8,7 +8,7 @@ An independent implementation of Li et al., "ClipSAM: CLIP and SAM collaboration
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -393,6 +393,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         sam_pixel_values: Tensor | None = None,
         image_embeddings: tuple[Tensor, ...] | None = None,
         reshaped_input_sizes: Tensor | None = None,
+        binarize_threshold: float | None = None,
     ) -> list[Refinement]:
         """Refines rough maps (MMR), image by image, since they differ in their number of prompts.
 
@@ -401,6 +402,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             sam_pixel_values: As in `forward`.
             image_embeddings: As in `forward`, instead of `sam_pixel_values`.
             reshaped_input_sizes: As in `forward`.
+            binarize_threshold: In [0, 1]; regions above it prompt SAM, whatever the configuration's `region_rule`.
 
         Returns:
             One [`Refinement`] for each image.
@@ -412,6 +414,10 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("SAM's pixels need `reshaped_input_sizes`: the photograph's size inside the padding.")
         names = [each.name for each in fields(RefinementOptions)]
         options = RefinementOptions(**{name: getattr(self.config, name) for name in names})
+        if binarize_threshold is not None:
+            if not 0.0 <= binarize_threshold <= 1.0:
+                raise ValueError(f"`binarize_threshold` must lie in [0, 1], got {binarize_threshold}.")
+            options = replace(options, region_rule="fixed", binarize_threshold=binarize_threshold)
         rough_maps = rough_anomaly_map.detach()
         regions = [options.find_regions(rough) for rough in rough_maps.cpu().numpy()]
         prompted = [index for index, found in enumerate(regions) if found]

@@ -25,11 +25,13 @@ from .regions_clipsam import (
     build_prompts,
     check_choice,
     find_regions,
+    relative_threshold,
 )
 
 
 MASK_FUSIONS = ("soft", "binary")
 MERGES = ("anomaly_weighted", "average", "sum_norm")
+REGION_RULES = ("fixed", "relative")
 
 
 def resample_masks(mask_logits: torch.Tensor, frame: Frame, output_size: Size) -> torch.Tensor:
@@ -83,23 +85,26 @@ def merge_masks(
     region_peaks: Sequence[float] = (),
     mask_fusion: str = "soft",
     merge: str = "anomaly_weighted",
+    refine_weight: float = 0.5,
 ) -> torch.Tensor:
     """Merge the refiner's masks of one image, weighted by the quality that it predicts for them, with the rough map A.
 
-    | `merge` | masks | answer |
+    With w the `refine_weight`, the answer is (1 - w) A + w S:
+
+    | `merge` | S | answer |
     |---|---|---|
-    | `"anomaly_weighted"` | S = maximum over regions of peak x the score-weighted mean of its masks | (A + S) / 2 |
-    | `"average"` | S = maximum over regions of the mean of score x mask | (A + S) / 2 |
-    | `"sum_norm"` | S = sum over regions and masks of score x mask | A + S, scaled to [0, 1] by its own extremes |
+    | `"anomaly_weighted"` | maximum over regions of peak x the score-weighted mean of its masks | as it is |
+    | `"average"` | maximum over regions of the mean of score x mask | as it is |
+    | `"sum_norm"` | sum over regions and masks of score x mask | scaled to [0, 1] by its own extremes |
 
     A score says how good a mask is and nothing about whether the thing is a defect. With `"anomaly_weighted"` scores
     therefore weigh a region's masks against each other only, and how abnormal the region is comes from the rough map:
     the answer is nowhere above the image's highest peak (a region's own peak can rise where the mask of a more
     abnormal one covers it). An image without regions goes through the same formula with S = 0, so that at the
-    threshold there remains a step from peak / 2 (no region) to at most the peak. With `"average"` that step is
-    larger, up to (peak + 1) / 2: a good part just above the threshold then outranks a defect just below it. With
+    threshold there remains a step from (1 - w) peak (no region) to at most the peak. With `"average"` that step is
+    larger, up to (1 - w) peak + w: a good part just above the threshold then outranks a defect just below it. With
     `"sum_norm"` every image, good or not, reaches 1, which changes the ranking between images; a constant map has no
-    such scale and is only clamped to [0, 1].
+    such scale, its sum A + S (w = 1/2) is only clamped to [0, 1].
 
     Args:
         rough_anomaly_map (`torch.Tensor` of shape `(height, width)`): CLIP's map A, in [0, 1].
@@ -112,23 +117,30 @@ def merge_masks(
         mask_fusion (`str`): `"soft"` fuses probabilities at the masks' low resolution and resamples the result once;
             `"binary"` resamples every mask's logits, as SAM's own post-processing, and fuses what is above 0.
         merge (`str`): as above.
+        refine_weight (`float`, in [0, 1]): share w of the masks. 0 gives the rough map itself, whatever the merge.
 
     Returns:
         `torch.Tensor` of shape `(height, width)`, float32 (float64 if the map is given so): in [0, 1].
 
     Raises:
-        ValueError: if the shapes do not fit, or an option is unknown.
+        ValueError: if the shapes do not fit, or an option is unknown or out of range.
 
     Example:
         >>> masks, scores = torch.tensor([[[[20.0, -20.0]]]]), torch.tensor([[0.8]])
         >>> rough = torch.tensor([[0.75, 0.25]])
         >>> merge_masks(rough, masks, scores, Frame((1, 2), 2), region_peaks=[0.75]).round(decimals=3)
         tensor([[0.7500, 0.1250]])
+        >>> merge_masks(
+        ...     rough, masks, scores, Frame((1, 2), 2), region_peaks=[0.75], refine_weight=0.2
+        ... ).round(decimals=3)
+        tensor([[0.7500, 0.2000]])
         >>> merge_masks(rough, masks, scores, Frame((1, 2), 2), merge="average").round(decimals=3)
         tensor([[0.7750, 0.1250]])
     """
     check_choice("mask_fusion", mask_fusion, MASK_FUSIONS)
     check_choice("merge", merge, MERGES)
+    if not 0.0 <= refine_weight <= 1.0:
+        raise ValueError(f"`refine_weight` must be in [0, 1], got {refine_weight}")
     if rough_anomaly_map.ndim != 2:
         raise ValueError(f"`rough_anomaly_map` must be of shape (height, width), got {tuple(rough_anomaly_map.shape)}")
     if mask_logits.ndim != 4 or mask_logits.shape[:2] != iou_scores.shape:
@@ -147,10 +159,13 @@ def merge_masks(
     elif merge == "average":
         weights = weights / max(weights.shape[1], 1)
     rough = as_float(rough_anomaly_map)
+    if refine_weight == 0.0:
+        return rough.clone()
     fused = _fuse(mask_logits, weights, frame, rough.shape, mask_fusion=mask_fusion, add_up=merge == "sum_norm")
-    total = rough + fused.to(rough.device)
+    total = (1.0 - refine_weight) * rough + refine_weight * fused.to(rough.device)
     if merge != "sum_norm":
-        return total / 2
+        return total
+    total = 2.0 * total  # the plain sum at a weight of 1/2; a map's own extremes take no notice of the factor
     low, high = total.amin(), total.amax()
     return (total - low) / (high - low) if high > low else total.clamp(0.0, 1.0)
 
@@ -159,21 +174,28 @@ def merge_masks(
 class RefinementOptions:
     """What `refine_map` and its regions depend on; the fields of [`ClipSamConfig`] of the same names explain them."""
 
+    region_rule: str = "fixed"
+    region_deviations: float = 3.0
     binarize_threshold: float = 0.5
     min_region_fraction: float = 16 / 518**2
+    max_region_fraction: float = 0.25
     max_regions: int = 10
     prompt_type: str = "box_and_points"
     num_points: int = 5
     point_seed: int = 0
     mask_fusion: str = "soft"
     merge: str = "anomaly_weighted"
+    refine_weight: float = 0.5
 
     def find_regions(self, rough_anomaly_map: np.ndarray | torch.Tensor) -> list[Region]:
-        """Returns what `find_regions` does with these options."""
+        """Returns what `find_regions` does with these options, above the threshold of their rule."""
+        check_choice("region_rule", self.region_rule, REGION_RULES)
+        is_relative = self.region_rule == "relative"
         return find_regions(
             rough_anomaly_map,
-            self.binarize_threshold,
+            relative_threshold(rough_anomaly_map, self.region_deviations) if is_relative else self.binarize_threshold,
             min_region_fraction=self.min_region_fraction,
+            max_region_fraction=self.max_region_fraction,
             max_regions=self.max_regions,
         )
 
@@ -235,6 +257,7 @@ def refine_map(
         region_peaks=[region.peak for region in regions],
         mask_fusion=options.mask_fusion,
         merge=options.merge,
+        refine_weight=options.refine_weight,
     )
     return Refinement(anomaly_map, mask_logits, iou_scores, prompts)
 
@@ -322,6 +345,7 @@ def _axis_taps(content: int, padded: int, cells: int, output: int) -> tuple[torc
 __all__ = [
     "MASK_FUSIONS",
     "MERGES",
+    "REGION_RULES",
     "Refinement",
     "RefinementOptions",
     "merge_masks",
