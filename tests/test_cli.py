@@ -23,7 +23,7 @@ from transformers.utils import logging
 from typer.testing import CliRunner, Result
 
 import clipsam_hf
-from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor, cli
+from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor, cli
 from clipsam_hf.evaluation.report import FILE_NAMES
 
 
@@ -147,7 +147,8 @@ def test_documented_command_runs_on_a_miniature(
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results" / name / "results.json").read_text())
     assert results["protocol"]["data"]["layout"] == name
-    assert results["protocol"]["localize"]["localizer"] == "similarity"
+    assert results["protocol"]["localize"]["localizer"] == "vv"
+    assert results["protocol"]["refine"]["region_rule"] == "relative"
     means = {row["map_name"]: row["figures"] for row in results["rows"] if row["category"] == "mean"}
     assert means.keys() == {"rough", "refined"}
     assert all(0 <= figures["pixel_aupro"] <= 1 for figures in means.values())
@@ -217,10 +218,41 @@ def test_text_scores_legacy_aupro_and_types_are_reachable(tree: Path, few_words:
     assert "LEGACY AUPRO-linear200" in result.stdout
 
 
-def test_settings_are_those_of_refinement_and_score() -> None:
-    """What steers the networks cannot be changed behind the weights."""
+def test_settings_are_those_that_the_weights_leave_open() -> None:
+    """What the networks were made for cannot be changed behind the weights."""
     assert {"merge", "num_points", "image_score", "mask_threshold"} <= set(cli._SETTINGS)
-    assert not {"sam_config", "clip_config", "feature_layers", "localizer", "focal_gamma"} & set(cli._SETTINGS)
+    assert {"localizer", "feature_layers", "vv_num_stages", "vv_residual"} <= set(cli._SETTINGS)
+    assert {"text_temperature", "window_sizes", "window_stride"} <= set(cli._SETTINGS)
+    assert not {"sam_config", "clip_config", "image_size", "umci_hidden_size", "focal_gamma"} & set(cli._SETTINGS)
+    assert set(cli._FIXED) <= set(ClipSamConfig.names_of("localize", "refine"))
+
+
+def test_a_trained_checkpoint_is_read_without_its_head(tree: Path, few_words: Path) -> None:
+    result = run(
+        *("evaluate", tree, "--model", few_words, "--size", "32", "--no-refine"),
+        *("--set", "localizer=vv", "--set", "vv_num_stages=2", "--set", "feature_layers=[1, 2]"),
+    )
+    assert result.exit_code == 0, result.output
+    for line in ("localizer: vv", "vv_num_stages: 2", "feature_layers: [1, 2]"):
+        assert f"  localize.{line}\n" in result.stdout
+    assert "umci" not in result.stderr
+
+
+def test_settings_reach_fresh_backbones(tree: Path, backbones: list[str]) -> None:
+    clip, sam = backbones
+    result = run(
+        *("evaluate", tree, "--clip", clip, "--sam", sam, "--size", "32", "--no-refine", "--limit", "1"),
+        *("--set", "localizer=windows", "--set", "window_stride=2", "--set", "window_sizes=[3]"),
+    )
+    assert result.exit_code == 0, result.output
+    for line in ("localize.localizer: windows", "localize.window_sizes: [3]", "refine.region_rule: relative"):
+        assert f"  {line}\n" in result.stdout
+
+
+def test_a_trained_head_keeps_its_stages(tree: Path, few_words: Path) -> None:
+    result = run("evaluate", tree, "--model", few_words, "--set", "feature_layers=[2]")
+    assert result.exit_code == 2
+    assert "needs a localizer without a trained head, vv, windows or similarity, got 'umci'" in result.stderr
 
 
 def test_several_sets_have_a_folder_each_and_one_table(tree: Path, few_words: Path, tmp_path: Path) -> None:
@@ -371,6 +403,8 @@ def build_defect_without_mask(root: Path) -> None:
         (build_mvtec, ["--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
         (build_mvtec, ["--set", "num_points=many"], "'num_points' expected int"),
         (build_mvtec, ["--set", "sam_config=1"], "--set takes"),
+        (build_mvtec, ["--set", "scale_sizes=[2]"], "--set takes .*vv_num_stages.*; the networks are made for it"),
+        (build_mvtec, ["--set", "localizer=vvv"], "'localizer' expected one of"),
         (build_mvtec, ["--gt-threshold", "-1"], "must be at least 0"),
     ],
 )

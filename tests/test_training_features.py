@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file
 from transformers.utils import logging as library_logging
 
+from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.data import AnomalySample
 from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
@@ -258,6 +259,39 @@ def test_what_clip_does_with_its_weights_counts(build: Builder, images: Training
     build(images)
 
     assert build.computed == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "computed"),
+    [
+        ("vv", {"vv_residual": True}, 10),
+        ("vv", {"vv_num_stages": 2}, 10),
+        ("vv", {"feature_layers": (2,)}, 10),
+        ("vv", {"text_temperature": 0.01}, 0),
+        ("vv", {"window_stride": 2}, 0),
+        ("windows", {"window_stride": 2}, 10),
+        ("windows", {"window_sizes": (3,)}, 10),
+        ("windows", {"localizer": "vv"}, 10),
+        ("similarity", {"localizer": "umci"}, 0),  # both read the same stages
+        ("similarity", {"vv_residual": True}, 0),
+    ],
+)
+def test_what_the_localizer_encodes_counts(
+    tmp_path: Path,
+    tiny_config: ClipSamConfig,
+    images: TrainingImages,
+    kind: str,
+    change: dict[str, Any],
+    computed: int,
+) -> None:
+    counts = []
+    for fields in ({"localizer": kind}, {"localizer": kind, **change}):
+        torch.manual_seed(0)
+        model = ClipSamForAnomalySegmentation(ClipSamConfig(**{**tiny_config.to_dict(), **fields})).eval()
+        build = Builder(tmp_path / "features", model)
+        assert_right(build(images), build.model, images)
+        counts.append(build.computed - 10)
+    assert counts == [10, computed]
 
 
 def test_the_trained_head_does_not_count(build: Builder, images: TrainingImages) -> None:

@@ -44,8 +44,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 _MENDABLE: tuple[type[Exception], ...] = (ImportError, OSError, SafetensorError, ValueError, torch.OutOfMemoryError)
 
-# What acts after CLIP and SAM's encoder: with cached embeddings it is cheap to vary
-_SETTINGS = tuple(name for name in ClipSamConfig.names_of("refine", "score") if name != "sam_config")
+# The networks are made for these
+_FIXED = (
+    "clip_config",
+    "sam_config",
+    "image_size",
+    "umci_hidden_size",
+    "strip_kernel_size",
+    "scale_sizes",
+    "scale_interpolation",
+    "normalize_features",
+    "head",
+    "fused_features",
+)
+# What can be varied of weights that stay; what acts after SAM's encoder is cheap to vary with cached embeddings
+_SETTINGS = tuple(name for name in ClipSamConfig.names_of("localize", "refine", "score") if name not in _FIXED)
 
 # Plain help and plain tracebacks: they look the same in a terminal, a log and a pipe.
 app = typer.Typer(
@@ -113,9 +126,9 @@ def evaluate(
     gt_threshold: Annotated[float, Option(help="Mask values above it are defects.")] = 0,
     model: Annotated[str | None, Option(help="Folder or repository; by default the embedded one.")] = None,
     revision: Annotated[str | None, Option(help="Commit, tag or branch of the repository.")] = None,
-    clip: Annotated[str | None, Option(help="With --sam: a bare CLIP that localises by similarity.")] = None,
+    clip: Annotated[str | None, Option(help="With --sam: a bare CLIP; it localises by vv, or as --set says.")] = None,
     sam: Annotated[str | None, Option(help="With --clip: the SAM that refines its maps.")] = None,
-    settings: Annotated[list[str] | None, Option("--set", help="NAME=VALUE of refinement, score; repeatable.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", help="NAME=VALUE of a setting; repeatable.")] = None,
     refine: Annotated[bool, Option(help="Whether SAM's maps are scored too, beside CLIP's.")] = True,
     class_name: Annotated[str | None, Option(help="What all photographs show.")] = None,
     name_map: Annotated[list[str] | None, Option(help="CATEGORY=CLASS NAME; repeatable.")] = None,
@@ -244,6 +257,9 @@ def _load_model(
     """Load a ClipSAM, or put one together from a CLIP and a SAM; with the name that reports give it."""
     if clip is None and sam is None:
         source, revision = str(EMBEDDED_CHECKPOINT) if model is None else model, revision or "main"
+        if "feature_layers" in settings:
+            stored = ClipSamConfig.from_pretrained(source, revision=revision)
+            _check_layers(settings.get("localizer", stored.localizer))
         network = ClipSamForAnomalySegmentation.from_pretrained(source, revision=revision, **loading, **settings)
         processor = ClipSamProcessor.from_pretrained(source, revision=revision)
         return network, processor, _public_name(source)
@@ -256,6 +272,14 @@ def _load_model(
     )
     processor = ClipSamProcessor.from_clip_sam_pretrained(clip, sam, image_size=network.config.image_size)
     return network, processor, f"{_public_name(clip)} + {_public_name(sam)}"
+
+
+def _check_layers(localizer: str) -> None:
+    """Refuse other stages than a trained head was made for."""
+    if localizer == "umci":
+        raise ValueError(
+            "--set feature_layers needs a localizer without a trained head, vv, windows or similarity, got 'umci'"
+        )
 
 
 def _public_name(source: str) -> str:
@@ -289,12 +313,13 @@ def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Read settings of refinement and score, whose values are JSON or plain words."""
+    """Read settings of localizer, refinement and score, whose values are JSON or plain words."""
     settings: dict[str, Any] = {}
     for name, value in _parse_pairs("--set", texts).items():
         if name not in _SETTINGS:
             nearest = difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0)[0]
-            raise ValueError(f"--set takes {', '.join(_SETTINGS)}, got {name!r}; did you mean {nearest!r}?")
+            hint = "the networks are made for it" if name in _FIXED else f"did you mean {nearest!r}?"
+            raise ValueError(f"--set takes {', '.join(_SETTINGS)}, got {name!r}; {hint}")
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:

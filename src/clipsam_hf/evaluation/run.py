@@ -63,7 +63,7 @@ def evaluate(
     `accelerate launch`, each process takes its share of the chunks; all of them must see the folder `output_dir`.
 
     Args:
-        model (`ClipSamForAnomalySegmentation`): with a trained head, or `localizer="similarity"`.
+        model (`ClipSamForAnomalySegmentation`): with a trained head, or a localizer that needs none.
         processor (`ClipSamProcessor`): the model's.
         data (`AnomalyFolder` or `AnomalyDataset`): photographs, masks and labels. A set that the model was trained on
             is no error, but a warning and a note in the report.

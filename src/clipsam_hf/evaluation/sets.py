@@ -51,7 +51,7 @@ def evaluate_sets(
     none.
 
     Args:
-        model (`ClipSamForAnomalySegmentation`): with a trained head, or `localizer="similarity"`.
+        model (`ClipSamForAnomalySegmentation`): with a trained head, or a localizer that needs none.
         processor (`ClipSamProcessor`): the model's.
         sets (`Mapping[str, AnomalyFolder]`): the data sets, by the names of their sub-folders and rows.
         options (`EvaluationOptions`, *optional*): what the figures depend on, the same for all sets.

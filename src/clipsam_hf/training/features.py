@@ -250,12 +250,12 @@ def _check_request(model: ClipSamForAnomalySegmentation, **numbers: Any) -> None
 
 
 def _describe_model(model: ClipSamForAnomalySegmentation) -> dict[str, Any]:
-    """All that the features depend on beside the pixels."""
-    vision_config = model.config.clip_config.vision_config
+    """All that the features depend on beside the pixels: the tower, and what the localizer's `encode` reads of it."""
+    vision_config, chosen = model.config.clip_config.vision_config, model.config.settings_of("localize")
     return {
         "weights": fingerprint(model.clip.vision_model),
         "dtype": str(model.clip.dtype).removeprefix("torch."),
-        "feature_layers": list(model.config.feature_layers),
+        **{name: chosen[name] for name in model.localizer.encode_fields},
         **{name: getattr(vision_config, name) for name in _VISION_SETTINGS},
     }
 
@@ -264,7 +264,7 @@ def _count_bytes(model: ClipSamForAnomalySegmentation, size: tuple[int, int]) ->
     """Bytes of one view's stages in bfloat16."""
     vision_config = model.config.clip_config.vision_config
     num_tokens = (size[0] // vision_config.patch_size) * (size[1] // vision_config.patch_size)
-    return 2 * len(model.config.feature_layers) * vision_config.hidden_size * num_tokens
+    return 2 * model.localizer.num_feature_maps * vision_config.hidden_size * num_tokens
 
 
 def _cut(folder: Path, index: Mapping[str, Any]) -> list[_Shard]:

@@ -189,7 +189,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
-        raise ValueError("No parameter requires a gradient: `localizer='similarity'` has nothing to train.")
+        raise ValueError("No parameter requires a gradient: this localizer has no head; train `localizer='umci'`.")
     return trained
 
 
