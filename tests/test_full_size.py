@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, SamConfig, SamHQConfig, SamModel
 
 from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation
@@ -114,6 +115,26 @@ def test_default_model_has_the_right_output_shapes() -> None:
     assert outputs.pred_score.shape == (2,)
     assert [tuple(each.shape) for each in embeddings] == [(2, 256, 64, 64)]
     assert prompted.pred_masks.shape == (1, 3, 3, 256, 256) and prompted.iou_scores.shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "teraflops"),
+    [
+        ("similarity", {}, 1.012 + 0.009),  # CLIP itself, and the projection of four stages
+        ("vv", {}, 1.012 + 0.081),
+        ("windows", {}, 1.012 + 11.3),
+        ("windows", {"window_stride": 2}, 1.012 + 3.0),
+    ],
+)
+@torch.no_grad()
+def test_localizers_without_training_have_the_stated_cost(kind: str, fields: dict[str, Any], teraflops: float) -> None:
+    config = ClipSamConfig(localizer=kind, **fields)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = ClipSamForAnomalySegmentation(config).eval()
+        outputs = model(torch.zeros(1, 3, 518, 518), text_embeds=torch.zeros(1, 2, 768))
+    assert outputs.logits.shape == (1, 4 if kind == "similarity" else 1, 2, 37, 37)
+    assert outputs.anomaly_map.shape == (1, 518, 518)
+    assert counter.get_total_flops() / 1e12 == pytest.approx(teraflops, rel=0.015)
 
 
 def test_sam_hq_has_the_published_parameter_counts_and_shapes() -> None:

@@ -247,7 +247,7 @@ class WindowsLocalizer(Localizer):
     that cover it, which leans to normality, and then over `window_sizes` and the whole image.
 
     It is slow: CLIP ViT-L/14 at 518 pixels takes 11.3 TFLOP for a photograph with windows of 2 x 2 and 3 x 3 tokens at
-    `window_stride` 1, 2.9 at 2, beside 1.0 for the whole image. The last window of a row reaches the border and a
+    `window_stride` 1, 3.0 at 2, beside 1.0 for the whole image. The last window of a row reaches the border and a
     stride is at most the window's side, so that every token is covered; a window larger than the grid is as large as
     the grid.
 
