@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thresholds are those of the training set, and the model's own `>` finds with them what the figures say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from clipsam_hf.inference_clipsam import ClipSamInference
 from clipsam_hf.metrics import AnomalyMetrics, resize_mask
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
-from clipsam_hf.training.calibration import Calibration, calibrate
+from clipsam_hf.refinement_clipsam import Refinement
+from clipsam_hf.regions_clipsam import SamPrompts
+from clipsam_hf.training.calibration import REFINE_WEIGHTS, Calibration, calibrate
 
 
 def sample(number: int, label: int) -> AnomalySample:
@@ -83,6 +86,7 @@ def test_the_thresholds_are_stored_in_the_configuration(
     assert found.binarize_threshold == config.binarize_threshold != 0.5
     assert found.mask_threshold == config.mask_threshold
     assert found.decision_threshold == config.decision_threshold
+    assert found.refine_weight == config.refine_weight
     assert config.calibrated_refine is True and found.num_images == 6
 
 
@@ -93,6 +97,93 @@ def test_without_refinement_both_maps_have_one_threshold(
 
     assert found.mask_threshold == found.binarize_threshold
     assert trained.config.calibrated_refine is False
+    assert found.refine_weight == trained.config.refine_weight == 0.5
+
+
+def test_there_is_a_threshold_for_regions_from_now_on(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    trained.config.region_rule = "relative"
+    calibrate(trained, tiny_processor, SAMPLES, refine=False)
+
+    assert trained.config.region_rule == "fixed"
+
+
+def refine_by(
+    monkeypatch: pytest.MonkeyPatch, model: ClipSamForAnomalySegmentation, masks_of: Callable[[int], torch.Tensor]
+) -> None:
+    """Makes SAM's map of the photograph that is refined next: the rough map of a photograph has no name."""
+    numbers = iter(range(100))
+
+    def refine(rough: torch.Tensor, **inputs: object) -> list[Refinement]:
+        weight, nothing = model.config.refine_weight, torch.zeros(0)
+        maps = [(1 - weight) * each + weight * masks_of(next(numbers)) for each in rough]
+        return [Refinement(each, nothing, nothing, SamPrompts(None, None, None)) for each in maps]
+
+    monkeypatch.setattr(model, "refine", refine)
+
+
+def test_a_refinement_that_finds_the_defects_counts_and_one_that_hides_them_does_not(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def truth(number: int) -> torch.Tensor:
+        return torch.from_numpy(resize_mask(SAMPLES[number].load_mask(), (32, 32), "bilinear")).float()
+
+    refine_by(monkeypatch, trained, truth)
+    found = calibrate(trained, tiny_processor, SAMPLES)
+    assert found.final_f1 == 1 > found.rough_f1
+    # the smallest of those that separate defects and the rest
+    maps, _ = rough_maps(trained, tiny_processor)
+    masks = np.stack([truth(number).numpy() for number in range(len(SAMPLES))])
+    separates = [
+        (merged := (1 - weight) * maps + weight * masks)[masks == 1].min() > merged[masks == 0].max()
+        for weight in REFINE_WEIGHTS
+    ]
+    assert found.refine_weight == REFINE_WEIGHTS[separates.index(True)]
+
+    refine_by(monkeypatch, trained, lambda number: 1 - truth(number))
+    hidden = calibrate(trained, tiny_processor, SAMPLES)
+    assert hidden.refine_weight == 0 and hidden.mask_threshold == hidden.binarize_threshold
+    assert hidden.final_f1 == hidden.rough_f1 == found.rough_f1
+
+
+def test_of_equal_weights_the_smallest_is_taken(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, _ = rough_maps(trained, tiny_processor)
+    refine_by(monkeypatch, trained, lambda number: torch.from_numpy(maps[number]))
+    found = calibrate(trained, tiny_processor, SAMPLES)
+
+    assert found.refine_weight == 0 and found.final_f1 == found.rough_f1
+
+
+def test_refinement_never_lowers_what_it_was_calibrated_on(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    found = calibrate(trained, tiny_processor, SAMPLES)
+
+    assert found.final_f1 >= found.rough_f1
+
+
+def test_the_weight_of_a_merge_that_is_not_linear_stays(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    trained.config.merge, trained.config.refine_weight = "sum_norm", 0.3
+    found = calibrate(trained, tiny_processor, SAMPLES)
+
+    assert found.refine_weight == trained.config.refine_weight == 0.3
+
+
+def test_an_interrupt_leaves_the_weight(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trained, "refine", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(trained, tiny_processor, SAMPLES)
+    assert trained.config.refine_weight == 0.5
 
 
 def test_the_decision_finds_most_defects_for_the_fewest_false_alarms(
@@ -174,6 +265,6 @@ def test_a_random_head_is_refused(tiny_model: ClipSamForAnomalySegmentation, tin
 
 
 def test_the_result_is_plain_data() -> None:
-    found = Calibration(0.4, 0.3, None, 0.8, 0.9, None, None, True, 2)
+    found = Calibration(0.4, 0.3, None, 0.2, 0.8, 0.9, None, None, True, 2)
 
-    assert found.to_dict()["mask_threshold"] == 0.3
+    assert (found.to_dict()["mask_threshold"], found.to_dict()["refine_weight"]) == (0.3, 0.2)

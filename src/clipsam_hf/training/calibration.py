@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds of a trained model, chosen on the set that it was trained on, never on the one that it is tested on."""
+"""Thresholds of a trained model, and how much SAM counts in its maps, chosen on the set that it was trained on.
+
+Never on the one that it is tested on.
+"""
 
 import math
 import warnings
@@ -28,7 +31,10 @@ from ..processing_clipsam import ClipSamProcessor
 from ..refiner_clipsam import prepare_photographs
 
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["REFINE_WEIGHTS", "Calibration", "calibrate"]
+
+REFINE_WEIGHTS = tuple(step / 10 for step in range(11))
+"""The shares of SAM's masks in the final map, of which [`calibrate`] takes one."""
 
 # One threshold holds for all categories, so their pixels count together
 _POOL = "all"
@@ -36,12 +42,13 @@ _POOL = "all"
 
 @dataclass(frozen=True)
 class Calibration:
-    """What [`calibrate`] has found; the thresholds are in the model's configuration too.
+    """What [`calibrate`] has found; thresholds and weight are in the model's configuration too.
 
     Args:
         binarize_threshold (`float`): F1-max of the rough map's pixels.
         mask_threshold (`float`): F1-max of the final map's pixels.
         decision_threshold (`float`, *optional*): of the image's score; `None` without good or without abnormal images.
+        refine_weight (`float`): share of SAM's masks in the final map; as it was where it is not chosen.
         rough_f1 (`float`): F1 of the rough map at its threshold, in [0, 1].
         final_f1 (`float`): F1 of the final map at its threshold, in [0, 1].
         found_images (`float`, *optional*): share of the abnormal images above `decision_threshold`.
@@ -53,6 +60,7 @@ class Calibration:
     binarize_threshold: float
     mask_threshold: float
     decision_threshold: float | None
+    refine_weight: float
     rough_f1: float
     final_f1: float
     found_images: float | None
@@ -77,24 +85,31 @@ def calibrate(
     accelerator: Any = None,
     show_progress: bool = False,
 ) -> Calibration:
-    """Choose `binarize_threshold`, `mask_threshold` and `decision_threshold` and store them in the configuration.
+    """Choose `binarize_threshold`, `refine_weight`, `mask_threshold` and `decision_threshold`, and store them.
 
-    The first two maximise the F1 of the pixels of all images together, since one threshold holds for all categories:
-    first that of the rough map, with which SAM is prompted, then that of the map that SAM returned. The third is
-    Youden's: the one with the most found defects minus false alarms, both as shares. Unlike the F1 of images it does
-    not depend on how many of them are good: the test sets of the field have few good ones, and its F1 is then nearly
-    that of calling everything abnormal.
+    The two thresholds of maps maximise the F1 of the pixels of all images together, since one threshold holds for all
+    categories: first that of the rough map, with which SAM is prompted, then that of the final map. Between them, the
+    weight w is the one of `REFINE_WEIGHTS` whose final map (1 - w) A + w S has the highest such F1, S being what SAM's
+    masks make of the rough map A; of equals the smallest. It is F1 and not AP because F1 is what the thresholds are
+    for, and what a mask is judged by; and since 0 is among the weights, refinement never lowers it on this set. With
+    `merge="sum_norm"`, which is not linear, the weight stays as it is.
+
+    The decision threshold is Youden's: the one with the most found defects minus false alarms, both as shares. Unlike
+    the F1 of images it does not depend on how many of them are good: the test sets of the field have few good ones,
+    and its F1 is then nearly that of calling everything abnormal.
 
     Pixels are counted in a histogram of fixed size, in steps of 1e-4 of the score, whatever the number of images. Maps
     are compared with masks in CLIP's frame. The first threshold decides what prompts SAM, so SAM waits for it; CLIP
-    sees each photograph once, and its rough maps wait in a temporary folder: 1.3 MB each at 518 pixels.
+    and SAM see each photograph once, and maps wait in a temporary folder, to be read once for each weight: 2.4 MB for
+    a photograph at 518 pixels. `region_rule` becomes `"fixed"`, since there is a threshold now that somebody chose.
 
     Args:
         model (`ClipSamForAnomalySegmentation`): a trained one; its configuration is changed.
         processor (`ClipSamProcessor`): the model's.
         samples (sequence of `AnomalySample`): the training set, such as an [`AnomalyFolder`].
         class_name (`str`, *optional*): what all photographs show; by default each sample's own word.
-        refine (`bool`): whether the second and third thresholds hold for refined maps; `calibrated_refine` says it.
+        refine (`bool`): whether `mask_threshold` and `decision_threshold` hold for refined maps, which
+            `calibrated_refine` says, and `refine_weight` is chosen.
         batch_size (`int`): photographs per forward pass.
         num_workers (`int`): processes that read photographs.
         accelerator (`accelerate.Accelerator`, *optional*): its processes share the images, and all get the result.
@@ -111,23 +126,24 @@ def calibrate(
     model.eval()
     inference, config = ClipSamInference(model, processor), model.config
     share = _Share(len(samples), batch_size, num_workers, accelerator, show_progress)
+    config.region_rule = "fixed"
     with TemporaryDirectory() as folder:
         kept = Path(folder) if refine else None
-        metrics, scores = _count(_rough_maps(inference, samples, class_name, share, kept), samples, share)
-        rough_f1, config.binarize_threshold = _best_pixel_threshold(metrics)
-        final_f1, config.mask_threshold = rough_f1, config.binarize_threshold
+        rough = final = _choose(*_count(_rough_maps(inference, samples, class_name, share, kept), samples, share))
+        config.binarize_threshold = rough.threshold
         if kept is not None:
-            metrics, scores = _count(_refined_maps(inference, samples, share, kept), samples, share)
-            final_f1, config.mask_threshold = _best_pixel_threshold(metrics)
+            final = _weigh(inference, samples, share, kept, rough)
+    config.mask_threshold = final.threshold
     config.calibrated_refine = refine
-    decision = _best_decision(scores)
+    decision = _best_decision(final.images)
     config.decision_threshold, found, false_alarms = decision or (None, None, None)
     return Calibration(
         binarize_threshold=config.binarize_threshold,
         mask_threshold=config.mask_threshold,
         decision_threshold=config.decision_threshold,
-        rough_f1=rough_f1,
-        final_f1=final_f1,
+        refine_weight=config.refine_weight,
+        rough_f1=rough.f1,
+        final_f1=final.f1,
         found_images=found,
         false_alarms=false_alarms,
         refine=refine,
@@ -149,10 +165,15 @@ class _Share:
     def num_processes(self) -> int:
         return self.accelerator.num_processes if self.accelerator else 1
 
+    @property
+    def places(self) -> list[int]:
+        """The numbers of this process's samples."""
+        rank = self.accelerator.process_index if self.accelerator else 0
+        return list(range(rank, self.num_samples, self.num_processes))
+
     def batches(self, reader: Dataset, name: str) -> Iterator[list[Any]]:
         """Read this process's samples batch by batch, in their order."""
-        rank = self.accelerator.process_index if self.accelerator else 0
-        places = list(range(rank, self.num_samples, self.num_processes))
+        places = self.places
         batches = [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
         loader = DataLoader(reader, batch_sampler=batches, collate_fn=list, num_workers=self.num_workers)
         is_shown = self.show_progress and (self.accelerator is None or self.accelerator.is_main_process)
@@ -197,11 +218,42 @@ class _RefinerReader(Dataset):
         return index, waiting, prepare_photographs(self.image_processor, [photograph], return_tensors="pt")
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """A kind of map: the best F1 of its pixels, the threshold where it has that, and its images' scores."""
+
+    f1: float
+    threshold: float
+    images: ExactScores
+
+
+def _weigh(
+    inference: ClipSamInference, samples: Sequence[AnomalySample], share: _Share, kept: Path, rough: _Choice
+) -> _Choice:
+    """Choose how much SAM counts, and store it."""
+    model, config = inference.model, inference.model.config
+    if config.merge == "sum_norm":
+        _keep_refined_maps(inference, share, samples, kept)
+        return _choose(*_count(_final_maps(model, share, kept, 1.0), samples, share))
+    before, config.refine_weight = config.refine_weight, 1.0  # the map of SAM's masks alone
+    try:
+        _keep_refined_maps(inference, share, samples, kept)
+    finally:
+        config.refine_weight = before
+    best = rough  # what it would be without SAM
+    config.refine_weight = REFINE_WEIGHTS[0]
+    for weight in REFINE_WEIGHTS[1:]:
+        choice = _choose(*_count(_final_maps(model, share, kept, weight), samples, share))
+        if choice.f1 > best.f1:
+            best, config.refine_weight = choice, weight
+    return best
+
+
 @torch.no_grad()
-def _refined_maps(
-    inference: ClipSamInference, samples: Sequence[AnomalySample], share: _Share, kept: Path
-) -> Iterator[_Scored]:
-    """Run SAM on the rough maps."""
+def _keep_refined_maps(
+    inference: ClipSamInference, share: _Share, samples: Sequence[AnomalySample], kept: Path
+) -> None:
+    """Run SAM on the rough maps, and keep what it makes of them."""
     model = inference.model
     for batch in share.batches(_RefinerReader(samples, inference.processor.sam_image_processor, kept), "refined"):
         rough = torch.stack([torch.from_numpy(waiting["rough"]) for _, waiting, _ in batch]).to(model.device)
@@ -210,16 +262,26 @@ def _refined_maps(
             for name in ("sam_pixel_values", "reshaped_input_sizes")
         )
         refinements = model.refine(rough, sam_pixel_values=pixels, reshaped_input_sizes=sizes)
-        for (place, waiting, _), refinement in zip(batch, refinements, strict=True):
+        for (place, _, _), refinement in zip(batch, refinements, strict=True):
+            np.save(_path_of(kept, place, "refined"), refinement.anomaly_map.float().cpu().numpy())
+
+
+@torch.no_grad()
+def _final_maps(model: ClipSamForAnomalySegmentation, share: _Share, kept: Path, weight: float) -> Iterator[_Scored]:
+    """Merge rough and refined maps that wait, as the refinement does."""
+    for place in share.places:
+        refined = torch.from_numpy(np.load(_path_of(kept, place, "refined")))
+        with np.load(_path_of(kept, place)) as waiting:
+            final = (1.0 - weight) * torch.from_numpy(waiting["rough"]) + weight * refined
             if model.config.image_score == "text":
                 score = float(waiting["score"])  # of CLIP's class token, which SAM does not change
             else:
-                score = model.score(refinement.anomaly_map[None]).item()
-            yield place, refinement.anomaly_map.float().cpu().numpy(), waiting.get("mask"), score
+                score = model.score(final[None].to(model.device)).item()
+            yield place, final.numpy(), waiting["mask"] if "mask" in waiting.files else None, score
 
 
-def _path_of(folder: Path, place: int) -> Path:
-    return folder / f"{place}.npz"
+def _path_of(folder: Path, place: int, name: str | None = None) -> Path:
+    return folder / (f"{place}.npz" if name is None else f"{place}.{name}.npy")
 
 
 def _count(
@@ -253,15 +315,15 @@ def _gather(
     return merged, good_scores, abnormal_scores
 
 
-def _best_pixel_threshold(metrics: AnomalyMetrics) -> tuple[float, float]:
-    """The best F1 of the pixels, and the threshold above which a pixel is called abnormal."""
+def _choose(metrics: AnomalyMetrics, images: ExactScores) -> _Choice:
+    """Find the best F1 of the pixels, and the threshold above which a pixel is called abnormal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the figures that are not used here
         figures = metrics.finish(_POOL)
     f1, threshold = figures["pixel_f1_max"], figures["pixel_f1_threshold"]
     if math.isnan(f1):
         raise ValueError("Thresholds need pixels of both kinds, but the masks of these images show only one.")
-    return f1, _just_below(threshold)
+    return _Choice(f1, _just_below(threshold), images)
 
 
 def _best_decision(images: ExactScores) -> tuple[float, float, float] | None:
