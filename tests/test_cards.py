@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from package_blocker import BLOCK_PACKAGE
 from PIL import Image
 
-from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
+from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor
 from clipsam_hf.cards.card import build_card
 from clipsam_hf.cards.evaluations import CARD_FIGURES, check_evaluation
 from clipsam_hf.evaluation.protocol import describe_settings
@@ -98,6 +98,14 @@ def evaluation(model: ClipSamForAnomalySegmentation) -> dict[str, Any]:
 
 def card_of(model: ClipSamForAnomalySegmentation, **kwargs: Any) -> ModelCard:
     return build_card(model, **{"model_id": "org/clipsam-visa", "license": "apache-2.0", **kwargs})
+
+
+@pytest.mark.parametrize("localizer", ["vv", "windows", "similarity"])
+def test_a_localizer_without_training_is_named(tiny_config: ClipSamConfig, localizer: str) -> None:
+    untrained = ClipSamForAnomalySegmentation(ClipSamConfig(**{**tiny_config.to_dict(), "localizer": localizer}))
+    assert f'without training: CLIP\'s likeness of places and texts (`localizer="{localizer}"`)' in str(
+        card_of(untrained)
+    )
 
 
 def test_metadata(model: ClipSamForAnomalySegmentation) -> None:

@@ -153,7 +153,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         Args:
             clip_name_or_path: Repository name or folder of a CLIP, or of a ClipSAM, whose CLIP is taken.
             sam_name_or_path: The same of a SAM, of any kind in `REFINERS`.
-            localizer: `"vv"`; `"windows"`, which takes a dozen times as long; `"similarity"`, for study, since it is
+            localizer: `"vv"`; `"windows"`, a dozen times the computation; `"similarity"`, for study, since it is
                 known to fail; or `"umci"`. [`ClipSamConfig`] says what they are.
             clip_kwargs: Keyword arguments of `CLIPModel.from_pretrained`, for example `revision` or `dtype`.
             sam_kwargs: The same of SAM's class.
