@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from io import BytesIO, TextIOBase
+from pathlib import Path
 from typing import IO, Any, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -47,6 +48,9 @@ MAX_DOWNLOAD_BYTES = 256 * 2**20
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per pixel that cameras give: the depths that are told apart in images of 16 bits."""
 
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings of the files that count as photographs in a folder, in small letters."""
+
 # Pillow hands PostScript to an external interpreter: not a thing to do with a file from a stranger.
 _REFUSED_FORMATS = {"EPS"}
 
@@ -57,6 +61,33 @@ _ACCEPTED = (
     "a path, an http(s) URL, a data: URL or base64 text, bytes, a binary file, a PIL image, a numpy array or a torch "
     "tensor"
 )
+
+
+def find_photographs(folder: str | os.PathLike[str]) -> list[Path]:
+    """Finds the photographs in a folder and its sub-folders.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder. Files and folders with a leading dot are left out, and links to
+            folders are not followed.
+
+    Returns:
+        `list[Path]`: In the order of their paths, at least one.
+
+    Raises:
+        NotADirectoryError: If it is no folder.
+        ValueError: If it holds no photograph.
+    """
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"{os.fspath(folder)!r} is no folder of photographs.")
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"The folder {os.fspath(folder)!r} holds no photograph: no file ends in {endings}.")
+    return sorted(found)
 
 
 class ImageReadError(ValueError):
@@ -354,4 +385,4 @@ def _integers_to_uint8(values: np.ndarray, name: str, bit_depth: int | None) -> 
     return ((values.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
 
 
-__all__ = ["ImageInput", "ImageReadError", "load_rgb"]
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "ImageReadError", "find_photographs", "load_rgb"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .image_loading import load_rgb
+from .patches_clipsam import describe_photographs, mix_maps
 from .processing_clipsam import check_class_name
 from .refinement_clipsam import resize_map
 
@@ -30,12 +31,14 @@ class PreparedImage(NamedTuple):
         inputs (`dict[str, torch.Tensor]`): `pixel_values` and, if it is to be refined, `reshaped_input_sizes` and
             `sam_pixel_values`; the latter is missing where `image_embeddings` are known.
         image_embeddings (`tuple` of `torch.Tensor`, *optional*): What the refiner's encoder would make of it.
+        place (`int`, *optional*): Its number among the photographs that are compared with each other.
     """
 
     class_name: str
     size: tuple[int, int]
     inputs: dict[str, Tensor]
     image_embeddings: tuple[Tensor, ...] | None = None
+    place: int | None = None
 
     @property
     def is_refined(self) -> bool:
@@ -90,6 +93,7 @@ class ImagePreparer:
         timeout: float | None = None,
         image_embeddings: tuple[Tensor, ...] | None = None,
         reshaped_input_sizes: Tensor | None = None,
+        place: int | None = None,
     ) -> PreparedImage:
         """Prepares one photograph.
 
@@ -101,6 +105,7 @@ class ImagePreparer:
             image_embeddings (`tuple` of `torch.Tensor`, *optional*): The refiner's embeddings of this photograph, if
                 they are known, each (1, ...); with `reshaped_input_sizes`.
             reshaped_input_sizes (`torch.Tensor` of shape `(1, 2)`, *optional*): As the processor gave it with them.
+            place (`int`, *optional*): Its number among the photographs that are compared with each other.
 
         Returns:
             [`PreparedImage`].
@@ -117,7 +122,7 @@ class ImagePreparer:
         if refine and reshaped_input_sizes is not None:
             inputs["reshaped_input_sizes"] = reshaped_input_sizes
         size = (photograph.height, photograph.width)
-        return PreparedImage(name, size, inputs, image_embeddings if refine else None)
+        return PreparedImage(name, size, inputs, image_embeddings if refine else None, place)
 
 
 class ClipSamInference:
@@ -188,19 +193,38 @@ class ClipSamInference:
         return [next(fresh) if image.image_embeddings is None else image.image_embeddings for image in images]
 
     @torch.no_grad()
-    def predict(self, images: Sequence[PreparedImage]) -> list[Prediction]:
+    def predict(self, images: Sequence[PreparedImage], references: Any = None) -> list[Prediction]:
         """Runs the model on a batch of photographs, all of them to be refined, or none.
 
         Args:
             images (`Sequence[PreparedImage]`): At least one.
+            references ([`ClipSamReferences`] or [`MutualReferences`], *optional*): What they are compared with. The
+                rough map is then the comparison's, mixed with the localizer's own by `reference_text_weight`, and the
+                refined map has the rough one's score: SAM says what shape a defect has, and the thresholds of good
+                photographs hold with it and without.
 
         Returns:
             `list[Prediction]`: One for each.
 
         Raises:
-            ValueError: If the model's head has random weights.
+            ValueError: If the model's head has random weights and is needed.
         """
-        self.model.check_trained()
+        inputs = self._collate(images)
+        if references is None:
+            self.model.check_trained()
+            text_embeds = torch.cat([self.embed(image.class_name) for image in images])
+            outputs = self.model(**inputs, text_embeds=text_embeds)
+            answers = (outputs.rough_anomaly_map, outputs.anomaly_map, outputs.rough_score, outputs.pred_score)
+        else:
+            answers = self._compare(images, inputs, references)
+        rough_maps, maps, rough_scores, scores = (answer.float().cpu() for answer in answers)
+        return [
+            Prediction(image.size, rough_maps[index], maps[index], rough_scores[index].item(), scores[index].item())
+            for index, image in enumerate(images)
+        ]
+
+    def _collate(self, images: Sequence[PreparedImage]) -> dict[str, Any]:
+        """The inputs of a batch, on the model's device."""
         device = self.model.device
         names = {"pixel_values", "reshaped_input_sizes"} & images[0].inputs.keys()
         inputs: dict[str, Any] = {
@@ -211,14 +235,24 @@ class ClipSamInference:
             inputs["image_embeddings"] = tuple(torch.cat([each.to(device) for each in part]) for part in parts)
         elif images[0].is_refined:
             inputs["sam_pixel_values"] = torch.cat([image.inputs["sam_pixel_values"] for image in images]).to(device)
-        text_embeds = torch.cat([self.embed(image.class_name) for image in images])
-        outputs = self.model(**inputs, text_embeds=text_embeds)
-        answers = (outputs.rough_anomaly_map, outputs.anomaly_map, outputs.rough_score, outputs.pred_score)
-        rough_maps, maps, rough_scores, scores = (answer.float().cpu() for answer in answers)
-        return [
-            Prediction(image.size, rough_maps[index], maps[index], rough_scores[index].item(), scores[index].item())
-            for index, image in enumerate(images)
-        ]
+        return inputs
+
+    def _compare(
+        self, images: Sequence[PreparedImage], inputs: dict[str, Any], references: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rough and final maps and their scores, by a comparison with references."""
+        model, text_weight = self.model, self.model.config.reference_text_weight
+        text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None
+        pixel_values = inputs.pop("pixel_values")
+        patches, text_map = describe_photographs(model, pixel_values, text_embeds)
+        places = [image.place for image in images]
+        compared = references.compare(patches, pixel_values.shape[-2:], places)
+        rough_maps = maps = mix_maps(compared, text_map, text_weight)
+        if images[0].is_refined:
+            refined = model.refine(rough_maps, **inputs, binarize_threshold=references.region_threshold)
+            maps = torch.stack([each.anomaly_map for each in refined])
+        scores = model.score(rough_maps)
+        return rough_maps, maps, scores, scores
 
 
 class TextEmbeddingCache:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from ...image_loading import IMAGE_SUFFIXES
+
 
 MASK_FOLDERS = ("ground_truth", "masks")
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 _MASK_ENDING = re.compile(r"_(mask|gt)$", re.IGNORECASE)
 

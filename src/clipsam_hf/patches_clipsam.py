@@ -1,0 +1,295 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches of photographs and how far they are from those of others: pure functions, nothing is trained.
+
+A patch is described by the outputs of some blocks of CLIP's vision tower, each as the next block reads it (through
+that block's layer norm, which takes off what outlier channels add), averaged over small squares of tokens (MuSc's
+neighbourhoods) and L2-normalised. A distance is one minus a cosine.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .localizer_clipsam import Localizer
+
+
+# A block of cosines of a search, in values: 64 MiB in float32
+_BLOCK = 2**24
+
+# Of the greedy coreset: dimensions after the random projection, and rounds
+_CORESET_DIRECTIONS, _CORESET_ROUNDS = 128, 256
+
+# The share of a normal distribution below 1.645 standard deviations: the upper tail from which the spread is read
+_TAIL, _TAIL_DEVIATIONS = 0.95, 1.645
+
+
+@torch.no_grad()
+def describe_photographs(
+    model: Any, pixel_values: Tensor, text_embeds: Tensor | None = None
+) -> tuple[list[Tensor], Tensor | None]:
+    """Describes photographs for a comparison with others.
+
+    Args:
+        model ([`ClipSamForAnomalySegmentation`]): On the device of the pixels.
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): As its processor makes them.
+        text_embeds (`torch.Tensor` of shape `(batch_size or 1, 2, projection_dim)`, *optional*): Needed where
+            `reference_text_weight` of the configuration is above 0.
+
+    Returns:
+        `list[torch.Tensor]` of shape `(batch_size, hidden_size, grid height, grid width)`: The patches, one per block
+        of `reference_layers`, float32.
+        `torch.Tensor` of shape `(batch_size, height, width)`, *optional*: The localizer's own map, where the texts
+        have a say; else the localizer is not run.
+
+    Raises:
+        ValueError: If the texts have a say and are not given, or the localizer's head is not trained.
+    """
+    config, size = model.config, pixel_values.shape[-2:]
+    uses_text = config.reference_text_weight > 0
+    localizer = model.localizer if uses_text else Localizer(config)
+    features = localizer.encode(model.clip, pixel_values)
+    states, blocks = features.vision_outputs.hidden_states, model.clip.vision_model.encoder.layers
+    patch_size = config.clip_config.vision_config.patch_size
+    patches = []
+    for layer in config.reference_layers or config.feature_layers:
+        norm = blocks[layer].layer_norm1 if layer < len(blocks) else model.clip.vision_model.post_layernorm
+        tokens = norm(states[layer][:, 1:]).float().transpose(1, 2)  # (batch, hidden, tokens)
+        patches.append(tokens.unflatten(2, (size[0] // patch_size, size[1] // patch_size)))
+    if not uses_text:
+        return patches, None
+    if text_embeds is None:
+        raise ValueError("`reference_text_weight` is above 0: the texts are needed beside the photographs.")
+    model.check_trained()
+    return patches, model(feature_maps=features.feature_maps, text_embeds=text_embeds).rough_anomaly_map
+
+
+def mix_maps(reference_map: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
+    """Mixes the map of a comparison with the localizer's own.
+
+    Args:
+        reference_map (`torch.Tensor` of shape `(batch_size, height, width)`): In [0, 1].
+        text_map (`torch.Tensor`, *optional*): The same.
+        text_weight (`float`): Its share, in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, height, width)`: In [0, 1].
+
+    Example:
+        >>> mix_maps(torch.tensor([[[0.8]]]), torch.tensor([[[0.4]]]), 0.25)
+        tensor([[[0.7000]]])
+    """
+    return reference_map if text_map is None else reference_map.lerp(text_map, text_weight)
+
+
+def average_neighbourhoods(feature_maps: Sequence[Tensor], sides: Sequence[int]) -> list[Tensor]:
+    """Averages feature maps over squares of tokens and normalises every token.
+
+    Args:
+        feature_maps (`Sequence[torch.Tensor]` of shape `(batch_size, channels, height, width)`): One per block.
+        sides (`Sequence[int]`): Odd sides of the squares, in tokens; at the border a square is cut.
+
+    Returns:
+        `list[torch.Tensor]` of shape `(batch_size, height * width, channels)`: For each block each side,
+        L2-normalised.
+
+    Example:
+        >>> (tokens,) = average_neighbourhoods([torch.tensor([[[[3.0, 1.0]], [[0.0, 4.0]]]])], [3])
+        >>> tokens
+        tensor([[[0.7071, 0.7071],
+                 [0.7071, 0.7071]]])
+    """
+    tokens = []
+    for feature_map in feature_maps:
+        for side in sides:
+            averaged = F.avg_pool2d(feature_map, side, stride=1, padding=side // 2, count_include_pad=False)
+            tokens.append(F.normalize(averaged.flatten(2).transpose(1, 2), dim=-1))
+    return tokens
+
+
+def find_nearest(tokens: Tensor, memory: Tensor) -> Tensor:
+    """Finds the cosine distance from tokens to the nearest entry of a memory.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(..., channels)`): L2-normalised.
+        memory (`torch.Tensor` of shape `(num_entries, channels)`): L2-normalised, perhaps in half precision; at least
+            one.
+
+    Returns:
+        `torch.Tensor` of shape `(...)`: float32 in [0, 2]. The search runs in blocks of a constant size, so that its
+        own memory does not grow with the sizes.
+
+    Example:
+        >>> find_nearest(torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+        tensor([0.0000, 0.2000])
+    """
+    queries = tokens.flatten(0, -2).float()  # (num_tokens, channels)
+    highest = torch.full((len(queries),), -torch.inf, device=queries.device)
+    step = max(1, _BLOCK // max(len(queries), 1))
+    for start in range(0, len(memory), step):
+        cosines = queries @ memory[start : start + step].float().T  # (num_tokens, step)
+        highest = torch.maximum(highest, cosines.amax(dim=1))
+    return (1 - highest).clamp(min=0).reshape(tokens.shape[:-1])
+
+
+def choose_coreset(tokens: Tensor, size: int, *, seed: int = 0) -> Tensor:
+    """Chooses entries so that none of the others is far from all of them.
+
+    PatchCore's greedy k-centre on random projections, a batch at a time: its own, one by one, takes minutes where
+    this takes seconds, since the time of both is that of reading all entries once a round.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(num_tokens, channels)`): The candidates.
+        size (`int`): How many are kept.
+        seed (`int`): Of the projection and of the first choice.
+
+    Returns:
+        `torch.Tensor` of shape `(min(size, num_tokens),)`, int64: Places of the chosen ones, in rising order.
+
+    Example:
+        >>> choose_coreset(torch.tensor([[0.0], [0.1], [5.0], [9.0]]), 2).tolist()[1]
+        3
+    """
+    if size >= len(tokens):
+        return torch.arange(len(tokens), device=tokens.device)
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(tokens.shape[1], _CORESET_DIRECTIONS, generator=generator).to(tokens.device)
+    projected = tokens.float() @ directions / _CORESET_DIRECTIONS**0.5  # (num_tokens, directions)
+    squares = projected.square().sum(dim=1)
+    chosen = torch.randint(len(tokens), (1,), generator=generator).to(tokens.device)
+    newest, nearest = chosen, torch.full_like(squares, torch.inf)
+    while len(chosen) < size:
+        apart = squares[:, None] - 2 * projected @ projected[newest].T + squares[newest]  # (num_tokens, newest)
+        nearest = torch.minimum(nearest, apart.amin(dim=1))
+        nearest[newest] = -torch.inf
+        newest = nearest.topk(min(size - len(chosen), -(-size // _CORESET_ROUNDS))).indices
+        chosen = torch.cat([chosen, newest])
+    return chosen.sort().values
+
+
+class Scale(NamedTuple):
+    """What distances are usual among good photographs.
+
+    Args:
+        centre (`float`): Their median.
+        spread (`float`): A standard deviation of the upper side, see `measure_scale`.
+    """
+
+    centre: float
+    spread: float
+
+    def to_map(self, distances: Tensor, size: Sequence[int], deviations: float) -> Tensor:
+        """Makes maps of distances: 0.5 where one is so many deviations above the centre.
+
+        Args:
+            distances (`torch.Tensor` of shape `(batch_size, height, width)`): On the token grid.
+            size (`Sequence[int]`): (height, width) of the maps.
+            deviations (`float`): Where a map is 0.5.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
+
+        Example:
+            >>> Scale(0.1, 0.05).to_map(torch.tensor([[[0.25]]]), (1, 1), 3.0)
+            tensor([[[0.5000]]])
+        """
+        upsampled = F.interpolate(distances[:, None].float(), tuple(size), mode="bilinear")[:, 0]
+        return ((upsampled - self.centre) / self.spread - deviations).sigmoid()
+
+
+def measure_scale(distances: Sequence[np.ndarray]) -> Scale:
+    """Measures what distances are usual.
+
+    Distances of good patches have a long upper tail: the median absolute deviation calls one in twenty abnormal at
+    three deviations. So the spread is read from that tail: of each photograph the distance that 5 % exceed, less the
+    centre, in standard deviations of a normal distribution. The median over photographs keeps a defective one among
+    them from having a say.
+
+    Args:
+        distances (`Sequence[np.ndarray]`): Of each photograph's patches, each against the other photographs.
+
+    Returns:
+        [`Scale`].
+
+    Example:
+        >>> measure_scale([np.linspace(0.0, 1.0, 101)])
+        Scale(centre=0.5, spread=0.2735...)
+    """
+    centre = float(np.median(np.concatenate([each.ravel() for each in distances])))
+    tail = float(np.median([np.quantile(each, _TAIL) for each in distances]))
+    # Identical photographs have no spread: what differs from them at all is then far away
+    return Scale(centre, max((tail - centre) / _TAIL_DEVIATIONS, 1e-4))
+
+
+def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
+    """Describes what the features depend on, so that references of another model can be told.
+
+    Args:
+        model ([`ClipSamForAnomalySegmentation`]): On any device.
+        processor ([`ClipSamProcessor`]): The model's.
+
+    Returns:
+        `dict[str, Any]`: JSON values. Of the weights a checksum of evenly spaced samples of each tensor, which takes
+        milliseconds and tells trained models apart.
+    """
+    config, vision = model.config, model.clip.vision_model
+    digest = hashlib.sha256()
+    for name, weight in vision.named_parameters():
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+    settings = {
+        **config.settings_of("reference"),
+        "reference_layers": list(config.reference_layers or config.feature_layers),
+        "localizer": config.localizer if config.reference_text_weight > 0 else None,
+        "image_score": config.image_score,
+        "score_top_fraction": config.score_top_fraction,
+    }
+    preprocessing = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
+    return {
+        "weights": digest.hexdigest()[:16],
+        "image_size": config.image_size,
+        "preprocessing": hashlib.sha256(preprocessing.encode()).hexdigest()[:16],
+        **settings,
+    }
+
+
+def check_fingerprint(made_with: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises if references were made with another model, or with other settings.
+
+    Args:
+        made_with (`Mapping[str, Any]`): Of the references.
+        now (`Mapping[str, Any]`): Of the model that is to use them.
+
+    Raises:
+        ValueError: If they differ; the message names what does.
+    """
+    differing = [name for name in {**made_with, **now} if made_with.get(name) != now.get(name)]
+    if not differing:
+        return
+    told = ", ".join(
+        f"other {name}"
+        if name in ("weights", "preprocessing")
+        else f"`{name}` {made_with.get(name)}, not {now.get(name)}"
+        for name in differing
+    )
+    raise ValueError(f"These references were made with another model: {told}. Make them anew with this one.")
+
+
+__all__ = [
+    "Scale",
+    "average_neighbourhoods",
+    "check_fingerprint",
+    "choose_coreset",
+    "describe_photographs",
+    "find_nearest",
+    "fingerprint_encoder",
+    "measure_scale",
+    "mix_maps",
+]

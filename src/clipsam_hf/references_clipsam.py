@@ -1,0 +1,537 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Good photographs as references: what is far from everything that they show is abnormal; nothing is trained.
+
+References are a memory of patches (`patches_clipsam.py`) and what distances are usual: each good photograph is
+compared with the others. So a map is 0.5 at the same strangeness for every photograph and product, and the highest
+score among the good ones is a threshold for a verdict.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from huggingface_hub import CommitInfo
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.utils import cached_file, logging
+
+from .image_loading import find_photographs, load_rgb
+from .inference_clipsam import ClipSamInference
+from .patches_clipsam import (
+    Scale,
+    average_neighbourhoods,
+    check_fingerprint,
+    choose_coreset,
+    describe_photographs,
+    find_nearest,
+    fingerprint_encoder,
+    measure_scale,
+    mix_maps,
+)
+from .processing_clipsam import check_class_name
+from .publishing_clipsam import push, replace_files
+
+
+logger = logging.get_logger(__name__)
+
+WEIGHTS_NAME = "references.safetensors"
+SETTINGS_NAME = "references.json"
+FORMAT = 1
+
+# What is kept of photographs between the two looks at them; beyond it they are looked at twice
+_KEPT_BYTES = 2**30
+
+# Scores of good photographs that stand out by so many robust deviations, of at least so many photographs
+_OUTLIER_DEVIATIONS, _OUTLIER_COUNT = 5.0, 5
+
+# A photograph whose proportions differ by more than this factor is seen squashed in another way
+_ASPECT_TOLERANCE = 1.25
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """What references hold beside the patches, as JSON values.
+
+    Args:
+        class_name (`str`): What the photographs show.
+        fingerprint (`dict[str, Any]`): What made the features, see `fingerprint_encoder`.
+        names (`Sequence[str]`): Of the photographs, in their order; of files without their folders.
+        sizes (`Sequence[Sequence[int]]`): (height, width) of the photographs in pixels.
+        centre (`float`): See [`Scale`].
+        spread (`float`): See [`Scale`].
+        scores (`Sequence[float]`): Of each photograph against the others, in [0, 1]; of a single one, of its mirrored
+            and its shifted view.
+        outliers (`Sequence[int]`): Photographs whose scores stand out; they are not counted for the threshold.
+        decision_threshold (`float`, *optional*): In [0, 1]; a photograph with a higher score is abnormal. `None` for
+            a single reference.
+        expected_false_alarms (`float`, *optional*): The share of good photographs that is to be expected above it.
+    """
+
+    class_name: str
+    fingerprint: dict[str, Any]
+    names: Sequence[str]
+    sizes: Sequence[Sequence[int]]
+    centre: float
+    spread: float
+    scores: Sequence[float]
+    outliers: Sequence[int] = ()
+    decision_threshold: float | None = None
+    expected_false_alarms: float | None = None
+
+
+class ClipSamReferences:
+    """A memory of good photographs of one product, and what distances are usual among them.
+
+    Args:
+        memory (`Sequence[torch.Tensor]` of shape `(num_patches, hidden_size)`): For each block each neighbourhood, as
+            `average_neighbourhoods` gives them, in half precision; the same patches in all of them.
+        photographs (`torch.Tensor` of shape `(num_patches,)`, int32): From which photograph a patch is.
+        settings ([`ReferenceSettings`]): All else.
+        roi_mask (`torch.Tensor` of shape `(height, width)`, bool, *optional*): Where to look, the same for every
+            photograph; elsewhere maps are 0.
+
+    Example:
+        >>> from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
+        >>> model = ClipSamForAnomalySegmentation.from_pretrained(folder)
+        >>> processor = ClipSamProcessor.from_pretrained(folder)
+        >>> references = ClipSamReferences.from_images(model, processor, [photograph] * 2, class_name="candle")
+        >>> references.class_name, len(references)
+        ('candle', 2)
+    """
+
+    def __init__(
+        self,
+        memory: Sequence[Tensor],
+        photographs: Tensor,
+        settings: ReferenceSettings,
+        roi_mask: Tensor | None = None,
+    ) -> None:
+        self.memory, self.photographs = list(memory), photographs
+        self.settings, self.roi_mask = settings, roi_mask
+
+    def __len__(self) -> int:
+        """Number of photographs."""
+        return len(self.settings.names)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.class_name!r}, {len(self)} photographs, {len(self.photographs)} patches,"
+            f" decision_threshold={self.decision_threshold})"
+        )
+
+    @property
+    def class_name(self) -> str:
+        """What the photographs show."""
+        return self.settings.class_name
+
+    @property
+    def decision_threshold(self) -> float | None:
+        """Threshold on the image score, in [0, 1]."""
+        return self.settings.decision_threshold
+
+    @property
+    def region_threshold(self) -> float:
+        """Threshold on the map, in [0, 1]: what no good photograph reached, if that is known, else 0.5."""
+        return 0.5 if self.decision_threshold is None else self.decision_threshold
+
+    @classmethod
+    def from_images(
+        cls,
+        model: Any,
+        processor: Any,
+        images: str | os.PathLike[str] | Sequence[Any],
+        *,
+        class_name: str = "object",
+        roi_mask: Any = None,
+        rotations: bool = False,
+        max_patches: int = 16384,
+        quantile: float = 1.0,
+        seed: int = 0,
+        timeout: float | None = None,
+        show_progress: bool = False,
+    ) -> "ClipSamReferences":
+        """Makes references of photographs of good parts.
+
+        The threshold for a verdict is the highest score that a good photograph has against the others (or the
+        `quantile` of the scores): of n good photographs one in n + 1 will be above it. A photograph whose score stands
+        out from the rest, a defective one perhaps, is named in a warning and not counted; look at it.
+
+        Args:
+            model ([`ClipSamForAnomalySegmentation`]): On its device.
+            processor ([`ClipSamProcessor`]): The model's.
+            images (`str`, `os.PathLike` or `Sequence`): A folder of photographs, or a list of what `load_rgb` reads.
+            class_name (`str`, *optional*, defaults to `"object"`): What they show.
+            roi_mask (*optional*): What `load_rgb` reads; where it is not black is where to look. Any size.
+            rotations (`bool`, defaults to `False`): Whether parts may lie in any direction: the memory gets each
+                photograph turned by 90, 180 and 270 degrees too.
+            max_patches (`int`, defaults to 16384): More patches than these are thinned out by a greedy coreset.
+            quantile (`float`, defaults to 1.0): In (0, 1]; of the scores of the good photographs, for the threshold.
+            seed (`int`, defaults to 0): Of the coreset.
+            timeout (`float`, *optional*): Seconds to wait for a URL's server.
+            show_progress (`bool`, defaults to `False`): Whether to show a bar, if a terminal sees it.
+
+        Returns:
+            [`ClipSamReferences`].
+
+        Raises:
+            TypeError, ValueError: If there is no photograph, or an argument is out of range.
+            ImageReadError, OSError: If one cannot be read.
+        """
+        if not 0 < quantile <= 1:
+            raise ValueError(f"`quantile` must lie in (0, 1], got {quantile}.")
+        if max_patches < 1:
+            raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
+        sources, name = list_sources(images, "references"), check_class_name(class_name)
+        gallery = _Gallery(model, processor, sources, name, timeout)
+        roi = None if roi_mask is None else _read_roi(roi_mask, model.config.image_size, timeout)
+        with logging.tqdm(
+            total=2 * len(gallery.sources), unit="look", disable=None if show_progress else True
+        ) as progress:
+            memory, photographs = _fill_memory(gallery, roi, rotations, max_patches, seed, progress)
+            references = cls(memory, photographs, gallery.settings(), roi)
+            references.settings = _judge(references, gallery, quantile, progress)
+        return references
+
+    def without(self, photograph: int | None) -> "ClipSamReferences":
+        """Leaves a photograph out, so that it can be compared with the others.
+
+        Args:
+            photograph (`int`, *optional*): Its number; `None` leaves out none.
+
+        Returns:
+            [`ClipSamReferences`]: With a memory of the others.
+        """
+        if photograph is None:
+            return self
+        kept = self.photographs != photograph
+        memory = [entries[kept] for entries in self.memory]
+        return ClipSamReferences(memory, self.photographs[kept], self.settings, self.roi_mask)
+
+    def measure(self, patches: Sequence[Tensor]) -> Tensor:
+        """Measures how far the patches of photographs are from the memory.
+
+        Args:
+            patches (`Sequence[torch.Tensor]` of shape `(batch_size, hidden_size, height, width)`): One per block, as
+                `describe_patches` gives them.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, height, width)`: Mean over blocks and neighbourhoods of the cosine
+            distance to the nearest patch, float32.
+        """
+        device = patches[0].device
+        self.memory = [entries.to(device) for entries in self.memory]
+        tokens = average_neighbourhoods(patches, self.settings.fingerprint["reference_neighbourhoods"])
+        pairs = zip(tokens, self.memory, strict=True)
+        distances = torch.stack([find_nearest(each, entries) for each, entries in pairs]).mean(dim=0)
+        return distances.unflatten(1, patches[0].shape[-2:])  # (batch, height, width)
+
+    def compare(
+        self, patches: Sequence[Tensor], size: Sequence[int], places: Sequence[int | None] | None = None
+    ) -> Tensor:
+        """Makes the maps of photographs.
+
+        Args:
+            patches (`Sequence[torch.Tensor]` of shape `(batch_size, hidden_size, height, width)`): As in `measure`.
+            size (`Sequence[int]`): (height, width) of the maps.
+            places (`Sequence[int]`, *optional*): Not used: no photograph is one of the references.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1]; 0 outside the region of interest.
+        """
+        return self._scaled(self.measure(patches), size)
+
+    def _scaled(self, distances: Tensor, size: Sequence[int]) -> Tensor:
+        scale = Scale(self.settings.centre, self.settings.spread)
+        maps = scale.to_map(distances, size, self.settings.fingerprint["reference_deviations"])
+        return maps if self.roi_mask is None else maps * _resize_roi(self.roi_mask, size).to(maps)
+
+    def check(self, model: Any, processor: Any) -> None:
+        """Raises if these references cannot be used with a model.
+
+        Args:
+            model ([`ClipSamForAnomalySegmentation`]): That is to use them.
+            processor ([`ClipSamProcessor`]): The model's.
+
+        Raises:
+            ValueError: If they were made with other weights or settings; the message names them.
+        """
+        check_fingerprint(self.settings.fingerprint, fingerprint_encoder(model, processor))
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Warns of a photograph of other proportions than the references: CLIP sees each squashed to a square.
+
+        Args:
+            size (`Sequence[int]`): (height, width) of the photograph.
+        """
+        aspect, aspects = size[1] / size[0], [width / height for height, width in self.settings.sizes]
+        if not min(aspects) / _ASPECT_TOLERANCE <= aspect <= max(aspects) * _ASPECT_TOLERANCE:
+            height, width = self.settings.sizes[0]
+            logger.warning(
+                f"A photograph of {size[1]} x {size[0]} pixels is compared with references of {width} x {height}: CLIP"
+                " sees both as squares, so parts have other proportions there; crop it alike."
+            )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Saves to a folder: tensors as safetensors, all else as JSON.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder; it is made if there is none.
+
+        Raises:
+            NotADirectoryError: If it is a file.
+            OSError: If it cannot be written to; what was there stays.
+        """
+        if os.path.isfile(save_directory):
+            raise NotADirectoryError(f"References are saved to a folder, got the file {os.fspath(save_directory)!r}.")
+        tensors = {f"memory.{index}": entries.cpu().contiguous() for index, entries in enumerate(self.memory)}
+        tensors["photographs"] = self.photographs.cpu()
+        if self.roi_mask is not None:
+            tensors["roi_mask"] = self.roi_mask.cpu()
+        with replace_files(save_directory) as folder:
+            save_file(tensors, folder / WEIGHTS_NAME)
+            described = {"format": FORMAT, **asdict(self.settings)}
+            (folder / SETTINGS_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> "ClipSamReferences":
+        """Loads references.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`): A folder, or a repository of the Hub.
+            kwargs: For the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Returns:
+            [`ClipSamReferences`].
+
+        Raises:
+            OSError: If there are none.
+            ValueError: If they are of another format.
+        """
+        settings_path, weights_path = (
+            cached_file(name_or_path, name, **kwargs) for name in (SETTINGS_NAME, WEIGHTS_NAME)
+        )
+        settings = json.loads(Path(settings_path).read_text(encoding="utf-8"))
+        if (found := settings.pop("format", None)) != FORMAT:
+            raise ValueError(f"{os.fspath(name_or_path)!r} holds references of format {found!r}; known is {FORMAT}.")
+        tensors = load_file(weights_path)
+        roi_mask, photographs = tensors.pop("roi_mask", None), tensors.pop("photographs")
+        memory = [tensors[f"memory.{index}"] for index in range(len(tensors))]
+        return cls(memory, photographs, ReferenceSettings(**settings), roi_mask)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Publishes the references in one commit.
+
+        Args:
+            repo_id (`str`): Name of the repository, `"organisation/name"`; it is made if there is none.
+            kwargs: Those of `push`: `card`, `tags`, `private`, `token`, `revision`, `create_pr`, `commit_message`,
+                `commit_description`.
+
+        Returns:
+            `CommitInfo`: The commit.
+
+        Raises:
+            OSError: If the Hub cannot be reached or refuses.
+        """
+        return push(self.save_pretrained, repo_id, **kwargs)
+
+
+def is_saved_in(folder: str | os.PathLike[str]) -> bool:
+    """Tells whether a folder holds saved references.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+
+    Returns:
+        `bool`: Whether [`ClipSamReferences`] were saved there.
+    """
+    return (Path(folder) / SETTINGS_NAME).is_file()
+
+
+def list_sources(images: Any, what: str) -> list[Any]:
+    """Lists photographs.
+
+    Args:
+        images (`str`, `os.PathLike` or `Sequence`): A folder, or a list of what `load_rgb` reads.
+        what (`str`): How messages call them.
+
+    Returns:
+        `list`: At least one.
+
+    Raises:
+        TypeError, ValueError: If there is none, or it is neither.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return list(find_photographs(images))
+    if not isinstance(images, (list, tuple)):
+        raise TypeError(f"`{what}` must be a folder or a list of photographs, got {type(images).__name__}.")
+    if not images:
+        raise ValueError(f"`{what}` is an empty list: at least one photograph is needed.")
+    return list(images)
+
+
+class _Look(NamedTuple):
+    """What is remembered of a photograph until all have been compared."""
+
+    patches: list[Tensor]
+    text_map: Tensor | None
+
+
+class _Gallery:
+    """The photographs of which references are made; each is described once, as far as the memory allows."""
+
+    def __init__(self, model: Any, processor: Any, sources: list[Any], class_name: str, timeout: float | None) -> None:
+        self.inference, self.sources = ClipSamInference(model, processor), sources
+        self.class_name, self.timeout = class_name, timeout
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self._kept: dict[int, _Look] = {}
+        self._kept_bytes = 0
+
+    def settings(self) -> ReferenceSettings:
+        """All that is known before the comparison."""
+        fingerprint = fingerprint_encoder(self.inference.model, self.inference.processor)
+        names = [_name(source, index) for index, source in enumerate(self.sources)]
+        sizes = [self.sizes[index] for index in range(len(names))]
+        return ReferenceSettings(self.class_name, fingerprint, names, sizes, 0.0, 1.0, ())
+
+    def pixels(self, index: int) -> Tensor:
+        """(1, 3, height, width): a photograph as CLIP sees it."""
+        prepared = self.inference.prepare(self.sources[index], self.class_name, refine=False, timeout=self.timeout)
+        self.sizes[index] = prepared.size
+        return prepared.inputs["pixel_values"]
+
+    def describe(self, pixel_values: Tensor) -> _Look:
+        """Runs CLIP on a photograph."""
+        model = self.inference.model
+        text_embeds = self.inference.embed(self.class_name) if model.config.reference_text_weight > 0 else None
+        return _Look(*describe_photographs(model, pixel_values.to(model.device), text_embeds))
+
+    def at(self, index: int) -> _Look:
+        """The description of a photograph, again if it could not be kept."""
+        if index in self._kept:
+            return self._kept[index]
+        look = self.describe(self.pixels(index))
+        size = sum(each.nbytes for each in look.patches)
+        if self._kept_bytes + size <= _KEPT_BYTES:
+            self._kept[index] = look
+            self._kept_bytes += size
+        return look
+
+
+def _fill_memory(
+    gallery: _Gallery, roi: Tensor | None, rotations: bool, max_patches: int, seed: int, progress: Any
+) -> tuple[list[Tensor], Tensor]:
+    """The patches of all photographs, those that a coreset keeps, and from which photograph each is."""
+    count = len(gallery.sources)
+    sides = gallery.inference.model.config.reference_neighbourhoods
+    views = (0, 1, 2, 3) if rotations else (0,)
+    # Twice as many candidates as are kept, of each photograph as many: the memory does not grow with their number
+    share = -(-2 * max_patches // (count * len(views)))
+    generator = torch.Generator().manual_seed(seed)
+    columns: list[list[Tensor]] = []
+    photographs = []
+    for index in range(count):
+        for turns in views:
+            look = gallery.at(index) if turns == 0 else gallery.describe(gallery.pixels(index).rot90(turns, (-2, -1)))
+            tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
+            places = torch.arange(len(tokens[0]))
+            if roi is not None:
+                inside = _to_grid(roi, look.patches[0].shape[-2:])
+                places = places[inside.rot90(turns).flatten()]
+            if len(places) > share:
+                places = places[torch.randperm(len(places), generator=generator)[:share].sort().values]
+            columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
+            photographs.append(torch.full((len(places),), index, dtype=torch.int32))
+        progress.update()
+    entries = [torch.cat(column) for column in zip(*columns, strict=True)]
+    owners = torch.cat(photographs)
+    if len(owners) == 0:
+        raise ValueError("The region of interest of the references is empty: no patch lies inside.")
+    if len(owners) > max_patches:
+        chosen = choose_coreset(entries[-1], max_patches, seed=seed)
+        entries, owners = [each[chosen] for each in entries], owners[chosen]
+    return entries, owners
+
+
+def _judge(references: ClipSamReferences, gallery: _Gallery, quantile: float, progress: Any) -> ReferenceSettings:
+    """Compares each photograph with the others: what distances are usual, what scores good photographs have."""
+    is_single = len(references) == 1
+    distances, text_maps = [], []
+    for index, look in enumerate(_views(gallery) if is_single else map(gallery.at, range(len(references)))):
+        distances.append(references.without(None if is_single else index).measure(look.patches))
+        text_maps.append(look.text_map)
+        progress.update()
+    roi = None if references.roi_mask is None else _to_grid(references.roi_mask, distances[0].shape[-2:])
+    inside = [(each[0] if roi is None else each[0][roi.to(each.device)]).flatten().cpu().numpy() for each in distances]
+    known = asdict(references.settings) | measure_scale(inside)._asdict()
+
+    # Scores as a photograph of the line will get them
+    references.settings = ReferenceSettings(**known)
+    model = gallery.inference.model
+    side = model.config.image_size
+    maps = (
+        mix_maps(references._scaled(measured, (side, side)), text_map, model.config.reference_text_weight)
+        for measured, text_map in zip(distances, text_maps, strict=True)
+    )
+    known["scores"] = [float(model.score(each)) for each in maps]
+    if is_single:
+        return ReferenceSettings(**known)
+
+    known["outliers"] = _find_outliers(inside)
+    usual = [score for index, score in enumerate(known["scores"]) if index not in known["outliers"]]
+    known["decision_threshold"] = threshold = float(np.quantile(usual, quantile, method="higher"))
+    known["expected_false_alarms"] = (1 + sum(score > threshold for score in usual)) / (1 + len(usual))
+    for index in known["outliers"]:
+        logger.warning(
+            f"{known['names'][index]!r} stands out among the references (score {known['scores'][index]:.2f}, the"
+            f" others at most {max(usual):.2f}): see whether it is a good one. It does not count for the threshold."
+        )
+    return ReferenceSettings(**known)
+
+
+def _views(gallery: _Gallery) -> Iterator[_Look]:
+    """Of a single photograph, its mirror image and itself moved by half a patch: a rough idea of usual distances."""
+    pixels = gallery.pixels(0)
+    step = gallery.inference.model.config.clip_config.vision_config.patch_size // 2
+    moved = torch.nn.functional.pad(pixels, (step, 0, step, 0), mode="replicate")[..., :-step, :-step]
+    for view in (pixels.flip(-1), moved):
+        yield gallery.describe(view)
+
+
+def _find_outliers(distances: Sequence[np.ndarray]) -> list[int]:
+    """Photographs whose farthest patches are much farther than those of the others."""
+    farthest = np.log([np.sort(each)[-max(1, len(each) // 100) :].mean() + 1e-6 for each in distances])
+    if len(farthest) < _OUTLIER_COUNT:
+        return []
+    middle = np.median(farthest)
+    spread = max(1.4826 * float(np.median(np.abs(farthest - middle))), 0.05)
+    return [int(index) for index in np.flatnonzero(farthest - middle > _OUTLIER_DEVIATIONS * spread)]
+
+
+def _name(source: Any, index: int) -> str:
+    return os.path.basename(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"photograph {index + 1}"
+
+
+def _read_roi(roi_mask: Any, side: int, timeout: float | None) -> Tensor:
+    """A region of interest in CLIP's frame; the nearest pixel by half-pixel centres."""
+    picture = np.asarray(load_rgb(roi_mask, timeout=timeout)).any(axis=-1)
+    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in picture.shape)
+    return torch.from_numpy(picture[rows[:, None], columns])
+
+
+def _to_grid(roi: Tensor, grid: Sequence[int]) -> Tensor:
+    """The tokens of which at least half are inside."""
+    return _resize_roi(roi, grid) >= 0.5
+
+
+def _resize_roi(roi: Tensor, size: Sequence[int]) -> Tensor:
+    """The share of each cell that is inside."""
+    return torch.nn.functional.interpolate(roi[None, None].float(), tuple(size), mode="area")[0, 0]
+
+
+__all__ = ["ClipSamReferences", "ReferenceSettings", "is_saved_in", "list_sources"]
