@@ -117,3 +117,38 @@ def test_two_processes_keep_the_protocol_of_one(tmp_path: Path, options: list[st
 
     assert results["num_processes"] == 2 and len(losses[0]) == 12
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_two_processes_calibrate_as_one_does(tmp_path: Path, options: list[str]) -> None:
+    """Thresholds and the weight of SAM's masks: each process keeps the maps of its own images, and all are counted."""
+    run([sys.executable, SCRIPT, "--cpu", *options, "--output_dir", str(tmp_path / "trained")])
+    script = tmp_path / "calibrate.py"
+    script.write_text(CALIBRATE)
+    found = []
+    for configuration in ("cpu", "cpu_two_processes"):
+        output = tmp_path / f"{configuration}.json"
+        run([*launch(configuration, str(script)), *map(str, (tmp_path / "trained", tmp_path / "plates", output))])
+        found.append(json.loads(output.read_text()))
+
+    assert [each.pop("num_processes") for each in found] == [1, 2]
+    assert found[0] == found[1] and found[0]["refine"] is True
+
+
+CALIBRATE = """
+import json
+import sys
+
+from accelerate import Accelerator
+
+from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
+from clipsam_hf.data import AnomalyFolder
+from clipsam_hf.training.calibration import calibrate
+
+trained, data, output = (each for each in sys.argv[1:] if each != "--cpu")
+accelerator = Accelerator(cpu=True)
+model, processor = (each.from_pretrained(trained) for each in (ClipSamForAnomalySegmentation, ClipSamProcessor))
+found = calibrate(model, processor, AnomalyFolder(data, split=None), accelerator=accelerator)
+if accelerator.is_main_process:
+    with open(output, "w") as file:
+        json.dump({**found.to_dict(), "num_processes": accelerator.num_processes}, file)
+"""
