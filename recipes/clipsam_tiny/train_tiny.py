@@ -74,6 +74,8 @@ def finish(pool: ScenePool, arguments: argparse.Namespace) -> None:
     # all of it is training data: generated images, and whole photographs
     samples = [*generated_samples(pool, settings), *(each for found in photographs.values() for each in found)]
     calibration = calibrate(model, processor, samples)
+    # It knows too little for a verdict: the threshold of its training images raised false alarms wherever else
+    model.config.decision_threshold = None
     model.save_pretrained(folder / "clipsam-tiny")
     processor.save_pretrained(folder / "clipsam-tiny")
     record = {
