@@ -63,6 +63,12 @@ class Localizer:
         """Weights of the stages that `read` gives, in a loss; equal ones if `None`."""
         return self.config.stage_loss_weights
 
+    @property
+    def foreign_keys(self) -> set[str]:
+        """Patterns of other kinds' tensors, which a checkpoint may hold and this kind leaves out on purpose."""
+        names = {kind.head_name for kind in LOCALIZERS.values()} - {self.head_name, None}
+        return {rf"^{name}\." for name in names}
+
     def build_head(self) -> nn.Module | None:
         """Returns the trained part with new weights, if there is one."""
         return None
@@ -393,11 +399,7 @@ LOCALIZERS: dict[str, type[Localizer]] = {
 }
 """The kinds by the configuration's `localizer`."""
 
-HEAD_NAMES = frozenset(kind.head_name for kind in LOCALIZERS.values() if kind.head_name is not None)
-"""Names that trained parts have in a model."""
-
 __all__ = [
-    "HEAD_NAMES",
     "LOCALIZERS",
     "ImageFeatures",
     "Localizer",

@@ -22,7 +22,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_training_set, is_of_head, load_backbone
 from .configuration_clipsam import ClipSamConfig
-from .localizer_clipsam import HEAD_NAMES, LOCALIZERS, ImageFeatures
+from .localizer_clipsam import LOCALIZERS, ImageFeatures
 from .loss_clipsam import anomaly_segmentation_loss
 from .refinement_clipsam import Refinement, RefinementOptions, refine_map, score_map
 from .refiner_clipsam import find_refiner
@@ -124,9 +124,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         head = self.localizer.build_head()
         if head is not None:
             setattr(self, self.localizer.head_name, head)
-        else:
-            # A checkpoint with a trained head may be read without it, on purpose and without a word
-            self._keys_to_ignore_on_load_unexpected = {rf"^{name}\." for name in HEAD_NAMES}
+        self._keys_to_ignore_on_load_unexpected = self.localizer.foreign_keys
         self._freeze()
         self.post_init()
         self._head_is_trained = head is None
@@ -153,8 +151,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         Args:
             clip_name_or_path: Repository name or folder of a CLIP, or of a ClipSAM, whose CLIP is taken.
             sam_name_or_path: The same of a SAM, of any kind in `REFINERS`.
-            localizer: `"vv"`; `"windows"`, a dozen times the computation; `"similarity"`, for study, since it is
-                known to fail; or `"umci"`. [`ClipSamConfig`] says what they are.
+            localizer: One of `LOCALIZERS`; [`ClipSamConfig`] says what they are, and which one is known to fail.
             clip_kwargs: Keyword arguments of `CLIPModel.from_pretrained`, for example `revision` or `dtype`.
             sam_kwargs: The same of SAM's class.
             config_kwargs: Fields of [`ClipSamConfig`].
