@@ -48,8 +48,26 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "refiner_clipsam",
         "regions_clipsam",
     },
-    "inference_clipsam": {"image_loading", "processing_clipsam", "refinement_clipsam"},
-    "pipeline_clipsam": {"checkpoint_clipsam", "inference_clipsam", "processing_clipsam", "publishing_clipsam"},
+    "patches_clipsam": {"localizer_clipsam"},
+    "mutual_clipsam": {"patches_clipsam"},
+    "inference_clipsam": {"image_loading", "patches_clipsam", "processing_clipsam", "refinement_clipsam"},
+    "references_clipsam": {
+        "image_loading",
+        "inference_clipsam",
+        "patches_clipsam",
+        "processing_clipsam",
+        "publishing_clipsam",
+    },
+    "pipeline_clipsam": {
+        "checkpoint_clipsam",
+        "image_loading",
+        "inference_clipsam",
+        "mutual_clipsam",
+        "processing_clipsam",
+        "publishing_clipsam",
+        "references_clipsam",
+        "regions_clipsam",
+    },
 }
 # huggingface_hub and safetensors are beneath transformers itself: its strict dataclasses and its weights.
 GROUND_LIBRARIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "scipy", "torch", "transformers"}
@@ -70,7 +88,9 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "inference_clipsam",
         "metrics",
         "modeling_clipsam",
+        "mutual_clipsam",
         "processing_clipsam",
+        "references_clipsam",
     },
     "cards": {
         "data",

@@ -18,6 +18,7 @@ from .metrics.anomaly import AnomalyMetrics
 from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, ClipSamPreTrainedModel
 from .pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 from .processing_clipsam import ClipSamProcessor
+from .references_clipsam import ClipSamReferences
 from .visualization import overlay
 
 
@@ -47,6 +48,7 @@ __all__ = [
     "ClipSamOutput",
     "ClipSamPreTrainedModel",
     "ClipSamProcessor",
+    "ClipSamReferences",
     "ImageReadError",
     "ZeroShotAnomalySegmentationPipeline",
     "overlay",

@@ -134,6 +134,11 @@ def evaluate(
     name_map: Annotated[list[str] | None, Option(help="CATEGORY=CLASS NAME; repeatable.")] = None,
     size: Annotated[str, Option(help="Side of the square in which maps are compared, or native.")] = "518",
     mask_resize: Annotated[str, Option(help="How masks come to that size: bilinear or nearest.")] = "bilinear",
+    references_per_category: Annotated[
+        int | None, Option(help="Compare with so many good photographs of the train split.")
+    ] = None,
+    mutual: Annotated[bool, Option("--mutual", help="Compare the photographs with each other.")] = False,
+    seed: Annotated[int, Option(min=0, help="Of the draw of what is compared with.")] = 0,
     limit: Annotated[int | None, Option(help="At most so many images per category, for a trial.")] = None,
     streaming: Annotated[bool, Option("--streaming", help="Fixed memory, certified intervals.")] = False,
     aupro_limit: Annotated[float, Option(help="False positive rate up to which AUPRO counts.")] = 0.3,
@@ -159,6 +164,9 @@ def evaluate(
             aupro_limit=aupro_limit,
             streaming=streaming,
             aupro_linear200=aupro_linear200,
+            references_per_category=references_per_category,
+            mutual=mutual,
+            seed=seed,
         )
         chosen_device, changes = choose_device(device), _parse_settings(settings or [])
         reading: dict[str, Any] = {

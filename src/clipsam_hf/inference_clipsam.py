@@ -242,6 +242,8 @@ class ClipSamInference:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rough and final maps and their scores, by a comparison with references."""
         model, text_weight = self.model, self.model.config.reference_text_weight
+        for image in images:
+            references.check_photograph(image.size, image.class_name)
         text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None
         pixel_values = inputs.pop("pixel_values")
         patches, text_map = describe_photographs(model, pixel_values, text_embeds)

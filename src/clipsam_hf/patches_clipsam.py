@@ -39,21 +39,19 @@ def describe_photographs(
     Args:
         model ([`ClipSamForAnomalySegmentation`]): On the device of the pixels.
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): As its processor makes them.
-        text_embeds (`torch.Tensor` of shape `(batch_size or 1, 2, projection_dim)`, *optional*): Needed where
-            `reference_text_weight` of the configuration is above 0.
+        text_embeds (`torch.Tensor` of shape `(batch_size or 1, 2, projection_dim)`, *optional*): Without them the
+            localizer itself is not run.
 
     Returns:
         `list[torch.Tensor]` of shape `(batch_size, hidden_size, grid height, grid width)`: The patches, one per block
         of `reference_layers`, float32.
-        `torch.Tensor` of shape `(batch_size, height, width)`, *optional*: The localizer's own map, where the texts
-        have a say; else the localizer is not run.
+        `torch.Tensor` of shape `(batch_size, height, width)`, *optional*: The localizer's own map, with texts alone.
 
     Raises:
-        ValueError: If the texts have a say and are not given, or the localizer's head is not trained.
+        ValueError: If texts are given and the localizer's head is not trained.
     """
     config, size = model.config, pixel_values.shape[-2:]
-    uses_text = config.reference_text_weight > 0
-    localizer = model.localizer if uses_text else Localizer(config)
+    localizer = Localizer(config) if text_embeds is None else model.localizer
     features = localizer.encode(model.clip, pixel_values)
     states, blocks = features.vision_outputs.hidden_states, model.clip.vision_model.encoder.layers
     patch_size = config.clip_config.vision_config.patch_size
@@ -62,10 +60,8 @@ def describe_photographs(
         norm = blocks[layer].layer_norm1 if layer < len(blocks) else model.clip.vision_model.post_layernorm
         tokens = norm(states[layer][:, 1:]).float().transpose(1, 2)  # (batch, hidden, tokens)
         patches.append(tokens.unflatten(2, (size[0] // patch_size, size[1] // patch_size)))
-    if not uses_text:
-        return patches, None
     if text_embeds is None:
-        raise ValueError("`reference_text_weight` is above 0: the texts are needed beside the photographs.")
+        return patches, None
     model.check_trained()
     return patches, model(feature_maps=features.feature_maps, text_embeds=text_embeds).rough_anomaly_map
 
@@ -244,8 +240,9 @@ def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
         flat = weight.detach().flatten()
         sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy()
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+    of_references = {name: value for name, value in config.settings_of("reference").items() if "mutual" not in name}
     settings = {
-        **config.settings_of("reference"),
+        **of_references,
         "reference_layers": list(config.reference_layers or config.feature_layers),
         "localizer": config.localizer if config.reference_text_weight > 0 else None,
         "image_score": config.image_score,

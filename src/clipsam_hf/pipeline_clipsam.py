@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .checkpoint_clipsam import check_backbones_are_public
+from .image_loading import find_photographs
 from .inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage, TextEmbeddingCache
+from .mutual_clipsam import MutualReferences
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
+from .references_clipsam import ClipSamReferences, take_references
 from .regions_clipsam import describe_regions, judge, relative_threshold
 
 
@@ -33,6 +37,7 @@ CALL_PARAMETERS = (
     "decision_threshold",
     "num_workers",
     "on_error",
+    "references",
     "refine",
     "threshold",
     "timeout",
@@ -89,15 +94,19 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         Args:
             images: One photograph: a path, an http(s) URL, bytes, an open file, a PIL image, an array or a tensor,
                 see `load_rgb`; or a dictionary `{"image": ..., "class_name": ...}`, the name being optional. Or many:
-                a list or tuple of these gives a list; a generator, `KeyDataset`, torch `Dataset` or
-                `datasets.Dataset` (columns `image` and, if there is one, `class_name`) gives an iterator that reads
-                and predicts as it goes.
+                a list or tuple of these gives a list; a generator, `KeyDataset`, torch `Dataset`, `datasets.Dataset`
+                (columns `image` and, if there is one, `class_name`) or a folder, by the order of its paths, gives an
+                iterator that reads and predicts as it goes.
             class_name (`str` or `Sequence[str]`, *optional*, defaults to `"object"`): What the photographs show, for
                 all of them or one name for each. A dictionary's own name goes before the common one.
             threshold (`float`, *optional*): In [0, 1]; pixels above it make the mask. By default the configuration's
                 `mask_threshold` where that one was calibrated (`calibrated_refine`), else its `binarize_threshold`;
                 or, with `region_rule="relative"`, what stands out from the photograph's own map by
                 `region_deviations`.
+            references (`str`, `os.PathLike`, `Sequence` or [`ClipSamReferences`], *optional*): Good photographs that
+                the photographs are compared with: references that were made before or their folder, or a list or
+                folder of photographs, of which references are made for this call. Or `"mutual"`: the photographs, a
+                list, data set or folder, are compared with each other, and none need be known to be good.
             decision_threshold (`float`, *optional*): In [0, 1]; photographs with a score above it may be anomalous. By
                 default the configuration's, where that one was calibrated for this `refine`.
             refine (`bool`, defaults to `True`): Whether SAM refines CLIP's rough map.
@@ -131,12 +140,39 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             ImageReadError, OSError: If a photograph cannot be read and `on_error="raise"`.
         """
         raise_if_unknown(kwargs, CALL_PARAMETERS, f"The pipeline {TASK!r}")
-        self.model.check_trained()
+        if kwargs.get("references") is None or self.model.config.reference_text_weight > 0:
+            self.model.check_trained()
         class_names = None
         if isinstance(kwargs.get("class_name"), (list, tuple)):
             class_names = list(kwargs.pop("class_name"))
         items = _to_items(images, class_names)
-        return [] if items == [] else super().__call__(items, **kwargs)
+        if items == []:
+            return []
+        if kwargs.get("references") is not None:
+            items, kwargs["references"] = self._prepare_references(items, **kwargs)
+            kwargs.setdefault("class_name", getattr(kwargs["references"], "class_name", "object"))
+        return super().__call__(items, **kwargs)
+
+    def _prepare_references(
+        self, items: Any, references: Any, class_name: str = "object", timeout: float | None = None, **_: Any
+    ) -> tuple[Any, ClipSamReferences | MutualReferences]:
+        """Makes or loads what the photographs are compared with; for mutual scoring they get their numbers."""
+        inference = ClipSamInference(self.model, self.processor, self._texts)
+        if not isinstance(references, str) or references != "mutual":
+            return items, take_references(inference, references, class_name=class_name, timeout=timeout)
+        if not isinstance(items, (list, _Rows)):
+            kind = "one photograph" if isinstance(items, dict) else "a stream"
+            raise ValueError(f"`references='mutual'` needs a list, a data set or a folder of photographs, got {kind}.")
+        items = _number(items)
+
+        def prepare(place: int) -> PreparedImage:
+            item = _as_called(items[place])
+            return inference.prepare(item["image"], item.get("class_name", class_name), refine=False, timeout=timeout)
+
+        folder = TemporaryDirectory(prefix="clipsam-mutual-")
+        mutual = MutualReferences.from_images(inference, prepare, len(items), folder.name)
+        mutual.folder_owner = folder  # it goes when the last photograph has been compared
+        return items, mutual
 
     def __getstate__(self) -> dict[str, Any]:
         # The hooks by which the library collects hidden states cannot be pickled, so the model goes as its parts
@@ -216,8 +252,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         def chosen(*names: str) -> dict[str, Any]:
             return {name: parameters[name] for name in names if name in parameters}
 
-        of_answer = chosen("as_json", "decision_threshold", "refine", "threshold")
-        return chosen("class_name", "on_error", "refine", "timeout"), {}, of_answer
+        of_answer = chosen("as_json", "decision_threshold", "references", "refine", "threshold")
+        return chosen("class_name", "on_error", "refine", "timeout"), chosen("references"), of_answer
 
     def preprocess(  # type: ignore[override]
         self,
@@ -229,21 +265,24 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
     ) -> dict[str, Any]:
         """Reads one photograph and makes the pixels of CLIP and, if SAM is to refine, of SAM."""
         try:
-            item = input_() if callable(input_) else input_
+            item = _as_called(input_)
+            name, place = item.get("class_name", class_name), item.get("place")
             prepare = ImagePreparer(self.processor)
-            row = _Row(prepare(item["image"], item.get("class_name", class_name), refine=refine, timeout=timeout))
+            row = _Row(prepare(item["image"], name, refine=refine, timeout=timeout, place=place))
         except (OSError, TypeError, ValueError) as error:
             if on_error == "raise":
                 raise
             row = _Row(error=f"{type(error).__name__}: {error}")
         return {"row": row}
 
-    def _forward(self, input_tensors: dict[str, Any]) -> dict[str, list[_Row]]:  # type: ignore[override]
+    def _forward(  # type: ignore[override]
+        self, input_tensors: dict[str, Any], references: Any = None
+    ) -> dict[str, list[_Row]]:
         """Runs the model on the photographs of a batch that could be read."""
         rows = _as_list(input_tensors["row"])
         readable = [row.prepared for row in rows if row.prepared is not None]
         inference = ClipSamInference(self.model, self.processor, self._texts)
-        predictions = iter(inference.predict(readable) if readable else ())
+        predictions = iter(inference.predict(readable, references) if readable else ())
         return {
             "rows": [row if row.prepared is None else _Row(prediction=next(predictions)) for row in rows],
         }
@@ -255,6 +294,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         refine: bool = True,
         as_json: bool = False,
         decision_threshold: float | None = None,
+        references: Any = None,
     ) -> dict[str, Any]:
         """Brings one map to its photograph's size and reads score, verdict, mask and regions from it."""
         (row,) = _as_list(model_outputs["rows"])
@@ -262,19 +302,12 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             empty = dict.fromkeys(("score", "label", "is_anomalous", "anomaly_map", "mask"))
             return {**empty, "regions": [], "error": row.error}
 
-        # Thresholds are calibrated on the maps of one `refine` mode and say nothing about those of the other
-        config, prediction = self.model.config, row.prediction
-        is_calibrated = refine == config.calibrated_refine
-        if decision_threshold is None and is_calibrated:
-            decision_threshold = config.decision_threshold
+        prediction, is_default = row.prediction, threshold is None
+        own_threshold, own_decision = self._find_thresholds(prediction, refine, references)
+        threshold = own_threshold if threshold is None else threshold
+        decision_threshold = own_decision if decision_threshold is None else decision_threshold
         if decision_threshold is None:
             self._explain_none()
-        is_default = threshold is None
-        if threshold is None:
-            threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
-            if config.region_rule == "relative":
-                threshold = relative_threshold(prediction.anomaly_map, config.region_deviations)
-
         full_map = prediction.resized()
         if not np.isfinite(full_map).all():
             raise ValueError("The model's map holds NaN or infinite values: check weights and input.")
@@ -294,6 +327,18 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             "mask": _to_png(picture) if as_json else picture,
             "regions": describe_regions(full_map, mask),
         }
+
+    def _find_thresholds(self, prediction: Prediction, refine: bool, references: Any) -> tuple[float, float | None]:
+        """The thresholds on map and score that hold for a photograph if the caller gives none."""
+        config = self.model.config
+        if references is not None:
+            return references.region_threshold, references.decision_threshold
+        # They are calibrated on the maps of one `refine` mode and say nothing about those of the other
+        is_calibrated = refine == config.calibrated_refine
+        threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
+        if config.region_rule == "relative":
+            threshold = relative_threshold(prediction.anomaly_map, config.region_deviations)
+        return threshold, config.decision_threshold if is_calibrated else None
 
     def _explain_none(self) -> None:
         """Says once why photographs get no label."""
@@ -327,6 +372,35 @@ class _Rows(Dataset):
         return partial(_read_row, self.rows, index, class_name)
 
 
+class _Numbered(Dataset):
+    """A data set whose items know their number."""
+
+    def __init__(self, rows: "_Rows") -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Callable[[], dict[str, Any]]:
+        return partial(_add_place, self.rows[index], index)
+
+
+def _number(items: "list[dict[str, Any]] | _Rows") -> "list[dict[str, Any]] | _Numbered":
+    if isinstance(items, _Rows):
+        return _Numbered(items)
+    return [{**item, "place": index} for index, item in enumerate(items)]
+
+
+def _add_place(read: Callable[[], dict[str, Any]], index: int) -> dict[str, Any]:
+    return {**read(), "place": index}
+
+
+def _as_called(item: Any) -> dict[str, Any]:
+    """An item, or what reads it."""
+    called: dict[str, Any] = item() if callable(item) else item
+    return called
+
+
 def _read_row(rows: Any, index: int, class_name: str | None) -> dict[str, Any]:
     return _to_item(rows[index], class_name, is_row=True)
 
@@ -340,6 +414,11 @@ def _to_items(images: Any, class_names: Sequence[str] | None) -> Any:
     if class_names is not None and is_sized and len(class_names) != len(images):
         raise ValueError(f"`class_name` has {len(class_names)} names for {len(images)} images.")
 
+    if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
+        photographs = find_photographs(images)
+        if class_names is not None and len(class_names) != len(photographs):
+            raise ValueError(f"`class_name` has {len(class_names)} names for {len(photographs)} images.")
+        return _Rows(photographs, class_names)
     if isinstance(images, (list, tuple)):
         names = [None] * len(images) if class_names is None else class_names
         return [_to_item(image, name) for image, name in zip(images, names, strict=True)]

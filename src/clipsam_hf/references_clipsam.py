@@ -263,12 +263,20 @@ class ClipSamReferences:
         """
         check_fingerprint(self.settings.fingerprint, fingerprint_encoder(model, processor))
 
-    def check_size(self, size: Sequence[int]) -> None:
-        """Warns of a photograph of other proportions than the references: CLIP sees each squashed to a square.
+    def check_photograph(self, size: Sequence[int], class_name: str) -> None:
+        """Refuses another product, and warns of other proportions: CLIP sees every photograph squashed to a square.
 
         Args:
             size (`Sequence[int]`): (height, width) of the photograph.
+            class_name (`str`): What it shows.
+
+        Raises:
+            ValueError: If that is something else than what the references show.
         """
+        if class_name != self.class_name:
+            raise ValueError(
+                f"A photograph of {class_name!r} cannot be compared with references of {self.class_name!r}."
+            )
         aspect, aspects = size[1] / size[0], [width / height for height, width in self.settings.sizes]
         if not min(aspects) / _ASPECT_TOLERANCE <= aspect <= max(aspects) * _ASPECT_TOLERANCE:
             height, width = self.settings.sizes[0]
@@ -314,7 +322,7 @@ class ClipSamReferences:
             ValueError: If they are of another format.
         """
         settings_path, weights_path = (
-            cached_file(name_or_path, name, **kwargs) for name in (SETTINGS_NAME, WEIGHTS_NAME)
+            str(cached_file(name_or_path, name, **kwargs)) for name in (SETTINGS_NAME, WEIGHTS_NAME)
         )
         settings = json.loads(Path(settings_path).read_text(encoding="utf-8"))
         if (found := settings.pop("format", None)) != FORMAT:
@@ -339,6 +347,39 @@ class ClipSamReferences:
             OSError: If the Hub cannot be reached or refuses.
         """
         return push(self.save_pretrained, repo_id, **kwargs)
+
+
+def take_references(
+    inference: ClipSamInference, references: Any, *, class_name: str = "object", timeout: float | None = None
+) -> ClipSamReferences:
+    """Makes references of whatever they were given as, and checks that the model can use them.
+
+    Args:
+        inference ([`ClipSamInference`]): The model.
+        references ([`ClipSamReferences`], `str`, `os.PathLike` or `Sequence`): References, a folder or repository
+            where some were saved, or a folder or list of good photographs.
+        class_name (`str`, defaults to `"object"`): What the photographs show, where references are made.
+        timeout (`float`, *optional*): Seconds to wait for a URL's server.
+
+    Returns:
+        [`ClipSamReferences`].
+
+    Raises:
+        TypeError, ValueError: If they are none of these, or were made with another model.
+        ImageReadError, OSError: If one cannot be read.
+    """
+    if isinstance(references, (str, os.PathLike)) and not _is_folder_of_photographs(references):
+        references = ClipSamReferences.from_pretrained(references)
+    if not isinstance(references, ClipSamReferences):
+        return ClipSamReferences.from_images(
+            inference.model, inference.processor, references, class_name=class_name, timeout=timeout
+        )
+    references.check(inference.model, inference.processor)
+    return references
+
+
+def _is_folder_of_photographs(name: str | os.PathLike[str]) -> bool:
+    return os.path.isdir(name) and not is_saved_in(name)
 
 
 def is_saved_in(folder: str | os.PathLike[str]) -> bool:
@@ -519,7 +560,7 @@ def _name(source: Any, index: int) -> str:
 
 def _read_roi(roi_mask: Any, side: int, timeout: float | None) -> Tensor:
     """A region of interest in CLIP's frame; the nearest pixel by half-pixel centres."""
-    picture = np.asarray(load_rgb(roi_mask, timeout=timeout)).any(axis=-1)
+    picture: np.ndarray = np.any(np.asarray(load_rgb(roi_mask, timeout=timeout)), axis=-1)
     rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in picture.shape)
     return torch.from_numpy(picture[rows[:, None], columns])
 
@@ -534,4 +575,4 @@ def _resize_roi(roi: Tensor, size: Sequence[int]) -> Tensor:
     return torch.nn.functional.interpolate(roi[None, None].float(), tuple(size), mode="area")[0, 0]
 
 
-__all__ = ["ClipSamReferences", "ReferenceSettings", "is_saved_in", "list_sources"]
+__all__ = ["ClipSamReferences", "ReferenceSettings", "is_saved_in", "list_sources", "take_references"]

@@ -99,7 +99,9 @@ class ScoredSet:
         """Say in one line what the figures depend on."""
         data, comparison = self.protocol["data"], self.protocol["comparison"]
         size = comparison["size"]
+        setting = self.protocol.get("setting", "zero-shot")
         parts = [
+            "" if setting == "zero-shot" else setting,
             f"{data['split']} split" if data["split"] else "all images",
             f"{data['images']} images, {data['abnormal_images']} abnormal",
             "size of each photograph"

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -94,6 +95,15 @@ class AnomalyFolder(Sequence[AnomalySample]):
         check_choice("missing_mask", missing_mask, ("error", "good"))
         self.root = Path(root)
         self.split = split
+        self._again = partial(
+            type(self),
+            root,
+            category=category,
+            class_names=class_names,
+            gt_threshold=gt_threshold,
+            missing_mask=missing_mask,
+            visa_split=visa_split,
+        )
         if not self.root.is_dir():
             problem = NotADirectoryError if self.root.exists() else FileNotFoundError
             raise problem(f"The data set '{self.root}' is no folder.")
@@ -120,6 +130,20 @@ class AnomalyFolder(Sequence[AnomalySample]):
                     f"'{self.root}' is not the whole of {self.layout!r} as published:\n  {name_some(differences, 20)}",
                     stacklevel=2,
                 )
+
+    def with_split(self, split: str) -> "AnomalyFolder | list[AnomalySample]":
+        """Read another split of the same data set.
+
+        Args:
+            split (`str`): Its name.
+
+        Returns:
+            `AnomalyFolder`: The same categories and words; an empty list if there is no such split.
+        """
+        try:
+            return self._again(layout=self.layout, split=split)
+        except (FileNotFoundError, ValueError):
+            return []
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -27,6 +27,10 @@ class EvaluationOptions:
         aupro_limit (`float`): false positive rate up to which AUPRO is integrated.
         streaming (`bool`): histograms and certified intervals instead of exact figures, in fixed memory.
         aupro_linear200 (`bool`): adds the loop of most published tables, for comparison with papers only.
+        references_per_category (`int`, *optional*): so many good photographs of each category, which are not scored,
+            are what the others are compared with.
+        mutual (`bool`): the photographs of a category are compared with each other.
+        seed (`int`): of the draw of those that are compared with.
 
     Raises:
         TypeError, ValueError: if one is out of range.
@@ -44,9 +48,16 @@ class EvaluationOptions:
     aupro_limit: float = 0.3
     streaming: bool = False
     aupro_linear200: bool = False
+    references_per_category: int | None = None
+    mutual: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("size", "limit"):
+        if self.mutual and self.references_per_category is not None:
+            raise ValueError("`mutual` and `references_per_category` are two protocols: choose one")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"`seed` must be an integer of at least 0, got {self.seed!r}")
+        for name in ("size", "limit", "references_per_category"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be a positive integer or None, got {value!r}")

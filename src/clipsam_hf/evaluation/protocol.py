@@ -13,6 +13,7 @@ from ..data.layouts import GOOD, KNOWN_COUNTS
 from ..files import describe_differences, digest_json, fingerprint
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
+from .comparison import Comparison, NoComparison
 from .options import EvaluationOptions
 from .plan import Example
 
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 ZERO_SHOT = "zero-shot"
-"""Setting of a model that was trained on other sets, or on none."""
+"""Setting of a model that was trained on other sets, or on none, and sees one photograph at a time."""
 
 SEEN = "seen in training"
 """Setting of a model that was trained on the very set that is evaluated."""
@@ -45,6 +46,7 @@ def describe(
     options: EvaluationOptions,
     examples: Sequence[Example],
     model_name: str | None = None,
+    comparison: Comparison | None = None,
 ) -> dict[str, Any]:
     """Return the protocol of an evaluation.
 
@@ -55,11 +57,12 @@ def describe(
         options (`EvaluationOptions`): how.
         examples (`Sequence[Example]`): the images of the data that are evaluated, at least one.
         model_name (`str`, *optional*): by default, where the model was loaded from.
+        comparison (`Comparison`, *optional*): what the photographs are compared with; by default nothing.
 
     Returns:
         `dict[str, Any]`: JSON values.
     """
-    config = model.config
+    config, comparison = model.config, comparison or NoComparison()
     described = {
         **describe_source(data),
         "class_names": {example.category: example.class_name for example in examples},
@@ -67,10 +70,14 @@ def describe(
         "abnormal_images": sum(example.kind != GOOD for example in examples),
         "limit_per_category": options.limit,
         "list_sha256": digest_json(examples)[:16],
+        **comparison.describe(),
     }
     seen = trained_on((config.auxiliary_dataset or "").split(" + "), described)
+    settings = describe_settings(config)
+    if comparison.setting == ZERO_SHOT:
+        del settings["reference"]
     return {
-        "setting": SEEN if seen else ZERO_SHOT,
+        "setting": _name_setting(comparison.setting, seen),
         "data": described,
         "comparison": {
             "gt_threshold": data[examples[0].place].gt_threshold,
@@ -86,7 +93,7 @@ def describe(
             "dtype": str(model.dtype).removeprefix("torch."),
         },
         "maps": options.map_names,
-        **describe_settings(config),
+        **settings,
         "seed": config.point_seed,
         "versions": _versions(),
     }
@@ -99,15 +106,15 @@ def describe_settings(config: ClipSamConfig) -> dict[str, dict[str, Any]]:
         config (`ClipSamConfig`): the model's.
 
     Returns:
-        `dict[str, dict[str, Any]]`: by what they steer, `"localize"`, `"refine"` and `"score"`; of a network's whole
-        configuration the first 16 digits of its checksum.
+        `dict[str, dict[str, Any]]`: by what they steer, `"localize"`, `"reference"`, `"refine"` and `"score"`; of a
+        network's whole configuration the first 16 digits of its checksum.
     """
     return {
         purpose: {
             name: digest_json(value)[:16] if isinstance(value, Mapping) else value
             for name, value in config.settings_of(purpose).items()
         }
-        for purpose in ("localize", "refine", "score")
+        for purpose in ("localize", "reference", "refine", "score")
     }
 
 
@@ -121,7 +128,9 @@ def differing_settings(protocol: Mapping[str, Any], config: ClipSamConfig) -> li
     Returns:
         `list[str]`: one line per setting that figures depend on; those of the refinement count if it was evaluated.
     """
-    purposes = ("localize", "refine", "score") if "refined" in protocol.get("maps", ()) else ("localize", "score")
+    purposes = ["localize", "score"]
+    purposes += ["refine"] if "refined" in protocol.get("maps", ()) else []
+    purposes += ["reference"] if "reference" in protocol else []
 
     def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -160,6 +169,13 @@ def trained_on(names: Sequence[str], described: Mapping[str, Any]) -> bool:
         True
     """
     return bool({name_set(described).lower(), str(described["name"]).lower()} & {name.lower() for name in names})
+
+
+def _name_setting(setting: str, seen: bool) -> str:
+    """Name the protocol, as the first line of a report does."""
+    if not seen:
+        return setting
+    return SEEN if setting == ZERO_SHOT else f"{setting}, {SEEN}"
 
 
 def _describe_comparison(options: EvaluationOptions) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from ..metrics.masks import resize_mask
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
 from .collect import collect_results, merge_groups, plan_groups
+from .comparison import Comparison, choose_comparison
 from .options import EvaluationOptions
 from .output import MAPS_NAME, STATE_NAME, check_output, check_writable
 from .plan import Chunk, cut_into_chunks, plan_examples
@@ -84,8 +85,8 @@ def evaluate(
         `EvaluationResults`: figures, protocol and notes; `None` on all processes but the first.
 
     Raises:
-        ValueError: if the head is not trained, an option is out of range, there is no image, the output folder is in
-            use, or its unfinished run has another protocol.
+        ValueError: if the head is not trained, a category has too few good photographs, an option is out of range,
+            there is no image, the output folder is in use, or its unfinished run has another protocol.
         OSError: if a file cannot be read or written.
         ImportError: if there are several processes and no accelerate.
     """
@@ -96,13 +97,13 @@ def evaluate(
     if processes.total > 1 and output_dir is None:
         raise ValueError("Several processes need `output_dir`, a folder that all of them see.")
 
-    examples = plan_examples(data, options)
+    comparison, examples = choose_comparison(data, plan_examples(data, options), options)
     chunks = cut_into_chunks(examples)
     torch.nn.Module.to(model, processes.device).eval()
     inference = ClipSamInference(model, processor)
     for name in sorted({example.class_name for example in examples}):
         inference.embed(name)  # a name that cannot be read is an error now, not after hours
-    protocol = describe(model, processor, data, options, examples, model_name)
+    protocol = describe(model, processor, data, options, examples, model_name, comparison)
     notes = _notes_on(protocol)
     if processes.rank == 0:
         for note in notes:
@@ -114,6 +115,7 @@ def evaluate(
                 state.remove()
             state.open(protocol)
         processes.wait()
+        comparison.prepare(inference, state.folder / "compared", processes)
         pending = [chunk for chunk in chunks if not state.has(chunk.number)]
         processes.wait()  # no process may finish a chunk before all have listed what is left
 
@@ -123,6 +125,7 @@ def evaluate(
             inference,
             state,
             options,
+            comparison,
             cache=open_cache(inference, cache_dir),
             paths={example.place: example.path for example in examples},
             maps_dir=Path(folder) / MAPS_NAME if save_maps else None,
@@ -167,7 +170,7 @@ def _check_request(
 
 def _notes_on(protocol: Mapping[str, Any]) -> list[str]:
     """Say what a reader must know before any figure."""
-    if protocol["setting"] != SEEN:
+    if SEEN not in protocol["setting"]:
         return []
     name, sets = protocol["data"]["name"], protocol["model"]["auxiliary_dataset"]
     return [
@@ -182,6 +185,7 @@ def _score_chunks(
     inference: ClipSamInference,
     state: StateFolder,
     options: EvaluationOptions,
+    comparison: Comparison,
     *,
     cache: EmbeddingCache | None,
     paths: Mapping[int, str],
@@ -204,9 +208,12 @@ def _score_chunks(
     with tqdm(total=sum(map(len, batches)), unit="image", disable=True if quiet else None) as progress:
         for chunk in chunks:
             collected = {name: options.new_metrics() for name in options.map_names}
+            references = comparison.at(chunk.category)
             for _ in range(0, len(chunk.places), batch_size):
                 batch = next(loader)
-                for photograph, maps in zip(batch, _predict(batch, inference, options, cache), strict=True):
+                for photograph, maps in zip(
+                    batch, _predict(batch, inference, options, cache, references, comparison), strict=True
+                ):
                     for name, (anomaly_map, score) in maps.items():
                         mask = _mask_for(photograph, anomaly_map.shape, options)
                         # A small defect may vanish from the resized mask; its image stays abnormal
@@ -223,14 +230,20 @@ def _predict(
     inference: ClipSamInference,
     options: EvaluationOptions,
     cache: EmbeddingCache | None,
+    references: Any,
+    comparison: Comparison,
 ) -> list[dict[str, tuple[NDArray[np.float32], float]]]:
     """Return for each photograph, by name, its maps at the size at which they are compared, and their scores."""
     images = [photograph.prepared for photograph in batch]
     if cache is not None and options.refine:
         images = complete_embeddings(batch, inference, cache)
+    images = [
+        image._replace(place=comparison.number_of(photograph.place))
+        for image, photograph in zip(images, batch, strict=True)
+    ]
     size = None if options.size is None else (options.size, options.size)
     predicted = []
-    for prediction in inference.predict(images):
+    for prediction in inference.predict(images, references):
         maps = {"rough": (prediction.resized("rough_anomaly_map", size), prediction.rough_score)}
         if options.refine:
             maps["refined"] = (prediction.resized("anomaly_map", size), prediction.pred_score)

@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mutual scoring: the photographs of a folder are each other's references (MuSc), so no good one need be known.
+
+What most photographs share is normal, what few of the others have is not. Zero-shot in the strict sense, but
+transductive: a photograph's map depends on the others, and where most of them have the same defect it is normal.
+Each photograph is compared with the same few others, drawn once, so the cost grows with the number of photographs and
+the memory does not.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+from torch import Tensor
+from transformers.utils import logging
+
+from .patches_clipsam import (
+    Scale,
+    average_neighbourhoods,
+    check_fingerprint,
+    describe_photographs,
+    find_nearest,
+    fingerprint_encoder,
+    measure_scale,
+)
+
+
+logger = logging.get_logger(__name__)
+
+_SETTINGS_NAME = "mutual.json"
+
+# Two groups of photographs this far apart are two products; of at least so many photographs
+_MIXED_SILHOUETTE, _MIXED_COUNT = 0.6, 6
+
+
+def draw_others(count: int, num_others: int, *, seed: int = 0) -> list[int]:
+    """Draws the photographs that all are compared with.
+
+    Args:
+        count (`int`): Number of photographs, at least 2.
+        num_others (`int`): With so many each is compared; one more is drawn, since none is compared with itself.
+        seed (`int`): Of the draw.
+
+    Returns:
+        `list[int]`: Their places in rising order, one from each of equal parts of the list.
+
+    Raises:
+        ValueError: If there are fewer than two photographs.
+
+    Example:
+        >>> draw_others(9, 2)
+        [1, 3, 6]
+    """
+    if count < 2:
+        raise ValueError(f"Mutual scoring compares photographs with each other: {count} of them are too few.")
+    parts = min(count, num_others + 1)
+    within = np.random.default_rng(seed).random(parts)
+    return [int((part + share) * count / parts) for part, share in enumerate(within)]
+
+
+class MutualReferences:
+    """The photographs that all photographs of a folder are compared with.
+
+    Their descriptions lie on the disk, one file each, so that several processes can make them together, and an
+    interrupted run need not make them again.
+
+    Args:
+        places (`Sequence[int]`): Which photographs they are, see `draw_others`.
+        folder (`str` or `os.PathLike`): Where the descriptions are.
+        fingerprint (`Mapping[str, Any]`): What made them, see `fingerprint_encoder`.
+        fraction (`float`): Share of the others, those most alike, whose distances are averaged; in (0, 1].
+        scale ([`Scale`]): What distances are usual among them.
+
+    Example:
+        >>> import tempfile
+        >>> from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
+        >>> from clipsam_hf.inference_clipsam import ClipSamInference
+        >>> model = ClipSamForAnomalySegmentation.from_pretrained(folder)
+        >>> inference = ClipSamInference(model, ClipSamProcessor.from_pretrained(folder))
+        >>> prepared = [inference.prepare(photograph, refine=False, place=place) for place in range(3)]
+        >>> mutual = MutualReferences.from_images(inference, prepared.__getitem__, 3, tempfile.mkdtemp())
+        >>> len(inference.predict(prepared, mutual))
+        3
+    """
+
+    decision_threshold: float | None = None
+    region_threshold = 0.5
+    """Nobody says which photographs are good, so there is no threshold that they did not reach."""
+
+    def __init__(
+        self,
+        places: Sequence[int],
+        folder: str | os.PathLike[str],
+        fingerprint: Mapping[str, Any],
+        fraction: float,
+        scale: Scale,
+    ) -> None:
+        self.places, self.folder = list(places), Path(folder)
+        self.fingerprint, self.fraction, self.scale = dict(fingerprint), fraction, scale
+        self.folder_owner: Any = None  # a temporary folder that must not go before this does
+        self._loaded: dict[int, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Number of photographs that all are compared with."""
+        return len(self.places)
+
+    @classmethod
+    def from_images(
+        cls,
+        inference: Any,
+        prepare: Callable[[int], Any],
+        count: int,
+        folder: str | os.PathLike[str],
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
+        wait: Callable[[], None] = lambda: None,
+    ) -> "MutualReferences":
+        """Draws the photographs to compare with and describes those that are not described yet.
+
+        Args:
+            inference ([`ClipSamInference`]): The model.
+            prepare (`Callable[[int], PreparedImage]`): Reads and prepares the photograph at a place.
+            count (`int`): Number of photographs.
+            folder (`str` or `os.PathLike`): For the descriptions; all processes must see it.
+            seed (`int`, defaults to 0): Of the draw.
+            rank (`int`, defaults to 0): This process among those that describe a share each.
+            num_processes (`int`, defaults to 1): Their number.
+            wait (`Callable`): Returns when all processes have called it.
+
+        Returns:
+            [`MutualReferences`]: The same in all processes.
+
+        Raises:
+            ValueError: If there are fewer than two photographs.
+            OSError: If the folder cannot be written to, or a photograph cannot be read.
+        """
+        model, folder = inference.model, Path(folder)
+        places = draw_others(count, model.config.mutual_others, seed=seed)
+        for place in places[rank::num_processes]:
+            if not _path_of(folder, place).exists():
+                pixel_values = prepare(place).inputs["pixel_values"].to(model.device)
+                patches, _ = describe_photographs(model, pixel_values)
+                _save(_path_of(folder, place), {str(index): each.half() for index, each in enumerate(patches)})
+        wait()
+        fingerprint = fingerprint_encoder(model, inference.processor)
+        mutual = cls(places, folder, fingerprint, model.config.mutual_fraction, Scale(0.0, 1.0))
+        if rank == 0 and not (folder / _SETTINGS_NAME).exists():
+            mutual._measure_scale(model.device)
+            _write(folder / _SETTINGS_NAME, json.dumps(mutual.scale._asdict()).encode())
+        wait()
+        mutual.scale = Scale(**json.loads((folder / _SETTINGS_NAME).read_text(encoding="utf-8")))
+        return mutual
+
+    def forget(self) -> None:
+        """Leaves the descriptions to the disk; they are read again when they are needed."""
+        self._loaded.clear()
+
+    def _measure_scale(self, device: torch.device) -> None:
+        """What distances are usual: of those that all are compared with, among themselves."""
+        described = ([each.float() for each in self._at(place, device)] for place in self.places)
+        measured = [self._distances(patches, place) for patches, place in zip(described, self.places, strict=True)]
+        self.scale = measure_scale([each.cpu().numpy() for each in measured])
+
+    def _at(self, place: int, device: torch.device) -> list[Tensor]:
+        """Per block (1, hidden_size, height, width), in half precision."""
+        if place not in self._loaded:
+            tensors = load_file(_path_of(self.folder, place))
+            self._loaded[place] = [tensors[str(index)].to(device) for index in range(len(tensors))]
+        return self._loaded[place]
+
+    def _distances(self, patches: Sequence[Tensor], place: int | None) -> Tensor:
+        """(height, width): of a photograph to the others, its own description left out."""
+        others = [other for other in self.places if other != place][: max(1, len(self.places) - 1)]
+        device, sides = patches[0].device, self.fingerprint["reference_neighbourhoods"]
+        count = max(1, round(self.fraction * len(others)))
+        total = torch.zeros(patches[0].shape[-2:], device=device).flatten()
+        for block, patch in enumerate(patches):
+            memory = torch.cat([self._at(other, device)[block] for other in others])  # (others, hidden, h, w)
+            for side in sides:
+                (tokens,), (entries,) = (average_neighbourhoods([each.float()], [side]) for each in (patch, memory))
+                nearest = torch.stack([find_nearest(tokens[0], other) for other in entries])  # (others, tokens)
+                total += nearest.topk(count, dim=0, largest=False).values.mean(dim=0)
+        return (total / (len(patches) * len(sides))).unflatten(0, patches[0].shape[-2:])
+
+    def compare(
+        self, patches: Sequence[Tensor], size: Sequence[int], places: Sequence[int | None] | None = None
+    ) -> Tensor:
+        """Makes the maps of photographs.
+
+        Args:
+            patches (`Sequence[torch.Tensor]` of shape `(batch_size, hidden_size, height, width)`): One per block, see
+                `describe_photographs`.
+            size (`Sequence[int]`): (height, width) of the maps.
+            places (`Sequence[int]`, *optional*): Of the photographs; none is compared with itself.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
+        """
+        places = [None] * len(patches[0]) if places is None else places
+        distances = [self._distances([each[[index]] for each in patches], place) for index, place in enumerate(places)]
+        return self.scale.to_map(torch.stack(distances), size, self.fingerprint["reference_deviations"])
+
+    def check(self, model: Any, processor: Any) -> None:
+        """Raises if these were described by another model; see `check_fingerprint`."""
+        check_fingerprint(self.fingerprint, fingerprint_encoder(model, processor))
+
+    def check_photograph(self, size: Sequence[int], class_name: str) -> None:
+        """Not used: the photographs of a folder may have any size and name."""
+
+
+def find_mixture(descriptions: Sequence[np.ndarray]) -> list[int] | None:
+    """Tells whether photographs fall into two products.
+
+    Args:
+        descriptions (`Sequence[np.ndarray]` of shape `(channels,)`): Of each photograph the mean of its patches.
+
+    Returns:
+        `list[int]`, *optional*: 0 or 1 for each photograph if they fall into two groups that are far apart: the mean
+        silhouette of an average-linkage clustering by cosines is above 0.6.
+    """
+    if len(descriptions) < _MIXED_COUNT:
+        return None
+    vectors = np.stack(descriptions)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    distances = np.clip(1 - vectors @ vectors.T, 0, None)
+    np.fill_diagonal(distances, 0)
+    groups = hierarchy.fcluster(hierarchy.average(squareform(distances, checks=False)), 2, "maxclust") - 1
+    if min(np.bincount(groups, minlength=2)) < 2:
+        return None
+    inside = np.array(
+        [distances[index, groups == group].sum() / ((groups == group).sum() - 1) for index, group in enumerate(groups)]
+    )
+    outside = np.array([distances[index, groups != group].mean() for index, group in enumerate(groups)])
+    silhouette = ((outside - inside) / np.maximum(np.maximum(inside, outside), 1e-12)).mean()
+    return [int(group) for group in groups] if silhouette > _MIXED_SILHOUETTE else None
+
+
+def _path_of(folder: Path, place: int) -> Path:
+    return folder / f"{place:08d}.safetensors"
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    _write(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes beside the place and moves there, so that whatever has its name is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+__all__ = ["MutualReferences", "draw_others", "find_mixture"]
