@@ -68,6 +68,9 @@ def test_the_card_says_what_the_files_say(arguments: list[str], monkeypatch: pyt
     assert "| cookie | cookie set" in card and "| road |" not in card
     assert "| tiles (7, 3 defective) | rough | 25.0 |" in card and card.count("| tiles (7") == 1
     assert "| rough | 0.432 |" in card
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    assert config["decision_threshold"] is None and "| verdict | none: `label` is None." in card
+    assert f"| weight of SAM's masks | {config['refine_weight']} " in card
 
 
 @pytest.mark.parametrize(
