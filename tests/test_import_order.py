@@ -54,6 +54,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
     "references_clipsam": {
         "image_loading",
         "inference_clipsam",
+        "mutual_clipsam",
         "patches_clipsam",
         "processing_clipsam",
         "publishing_clipsam",

@@ -58,7 +58,9 @@ _FIXED = (
     "fused_features",
 )
 # What can be varied of weights that stay; what acts after SAM's encoder is cheap to vary with cached embeddings
-_SETTINGS = tuple(name for name in ClipSamConfig.names_of("localize", "reference", "refine", "score") if name not in _FIXED)
+_SETTINGS = tuple(
+    name for name in ClipSamConfig.names_of("localize", "reference", "refine", "score") if name not in _FIXED
+)
 
 # Plain help and plain tracebacks: they look the same in a terminal, a log and a pipe.
 app = typer.Typer(

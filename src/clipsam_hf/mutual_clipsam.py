@@ -37,8 +37,11 @@ logger = logging.get_logger(__name__)
 
 _SETTINGS_NAME = "mutual.json"
 
-# Two groups of photographs this far apart are two products; of at least so many photographs
-_MIXED_SILHOUETTE, _MIXED_COUNT = 0.6, 6
+MIXTURE_COUNT = 6
+"""Of fewer photographs nothing can be said about groups."""
+
+# Two groups of photographs this far apart are two products
+_MIXED_SILHOUETTE = 0.6
 
 
 def draw_others(count: int, num_others: int, *, seed: int = 0) -> list[int]:
@@ -60,7 +63,10 @@ def draw_others(count: int, num_others: int, *, seed: int = 0) -> list[int]:
         [1, 3, 6]
     """
     if count < 2:
-        raise ValueError(f"Mutual scoring compares photographs with each other: {count} of them are too few.")
+        raise ValueError(
+            f"Mutual scoring compares photographs with each other and needs at least two of them, got {count}; for one"
+            " photograph, give good photographs of the same product as references."
+        )
     parts = min(count, num_others + 1)
     within = np.random.default_rng(seed).random(parts)
     return [int((part + share) * count / parts) for part, share in enumerate(within)]
@@ -159,6 +165,10 @@ class MutualReferences:
             _write(folder / _SETTINGS_NAME, json.dumps(mutual.scale._asdict()).encode())
         wait()
         mutual.scale = Scale(**json.loads((folder / _SETTINGS_NAME).read_text(encoding="utf-8")))
+        if rank == 0 and (groups := find_mixture([mutual._mean_at(place, model.device) for place in places])):
+            names = [f"number {place + 1}" for place in places]
+            logger.warning(f"{explain_mixture(groups, names)} Compare those of each product with each other.")
+        mutual.forget()  # other categories are prepared before this one is scored
         return mutual
 
     def forget(self) -> None:
@@ -177,6 +187,11 @@ class MutualReferences:
             tensors = load_file(_path_of(self.folder, place))
             self._loaded[place] = [tensors[str(index)].to(device) for index in range(len(tensors))]
         return self._loaded[place]
+
+    def _mean_at(self, place: int, device: torch.device) -> np.ndarray:
+        """(hidden_size,): the mean patch of the last block."""
+        mean: np.ndarray = self._at(place, device)[-1].float().mean(dim=(0, 2, 3)).cpu().numpy()
+        return mean
 
     def _distances(self, patches: Sequence[Tensor], place: int | None) -> Tensor:
         """(height, width): of a photograph to the others, its own description left out."""
@@ -228,7 +243,7 @@ def find_mixture(descriptions: Sequence[np.ndarray]) -> list[int] | None:
         `list[int]`, *optional*: 0 or 1 for each photograph if they fall into two groups that are far apart: the mean
         silhouette of an average-linkage clustering by cosines is above 0.6.
     """
-    if len(descriptions) < _MIXED_COUNT:
+    if len(descriptions) < MIXTURE_COUNT:
         return None
     vectors = np.stack(descriptions)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -243,6 +258,27 @@ def find_mixture(descriptions: Sequence[np.ndarray]) -> list[int] | None:
     outside = np.array([distances[index, groups != group].mean() for index, group in enumerate(groups)])
     silhouette = ((outside - inside) / np.maximum(np.maximum(inside, outside), 1e-12)).mean()
     return [int(group) for group in groups] if silhouette > _MIXED_SILHOUETTE else None
+
+
+def explain_mixture(groups: Sequence[int], names: Sequence[str]) -> str:
+    """Says that photographs fall into two groups.
+
+    Args:
+        groups (`Sequence[int]`): 0 or 1 for each, see `find_mixture`.
+        names (`Sequence[str]`): Of the photographs.
+
+    Returns:
+        `str`: One sentence.
+
+    Example:
+        >>> explain_mixture([0, 1, 0, 0, 1], ["a", "b", "c", "d", "e"])
+        'Of 5 photographs 3, such as a, look like one product and 2, such as b, like another.'
+    """
+    first, second = ([name for name, group in zip(names, groups, strict=True) if group == each] for each in (0, 1))
+    return (
+        f"Of {len(names)} photographs {len(first)}, such as {first[0]}, look like one product and {len(second)}, such"
+        f" as {second[0]}, like another."
+    )
 
 
 def _path_of(folder: Path, place: int) -> Path:
@@ -261,4 +297,4 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
-__all__ = ["MutualReferences", "draw_others", "find_mixture"]
+__all__ = ["MIXTURE_COUNT", "MutualReferences", "draw_others", "explain_mixture", "find_mixture"]

@@ -23,6 +23,7 @@ from transformers.utils import cached_file, logging
 
 from .image_loading import find_photographs, load_rgb
 from .inference_clipsam import ClipSamInference
+from .mutual_clipsam import explain_mixture, find_mixture
 from .patches_clipsam import (
     Scale,
     average_neighbourhoods,
@@ -71,6 +72,7 @@ class ReferenceSettings:
         decision_threshold (`float`, *optional*): In [0, 1]; a photograph with a higher score is abnormal. `None` for
             a single reference.
         expected_false_alarms (`float`, *optional*): The share of good photographs that is to be expected above it.
+        groups (`Sequence[int]`, *optional*): 0 or 1 for each photograph if they look like two products.
     """
 
     class_name: str
@@ -83,6 +85,7 @@ class ReferenceSettings:
     outliers: Sequence[int] = ()
     decision_threshold: float | None = None
     expected_false_alarms: float | None = None
+    groups: Sequence[int] | None = None
 
 
 class ClipSamReferences:
@@ -183,8 +186,7 @@ class ClipSamReferences:
             TypeError, ValueError: If there is no photograph, or an argument is out of range.
             ImageReadError, OSError: If one cannot be read.
         """
-        if not 0 < quantile <= 1:
-            raise ValueError(f"`quantile` must lie in (0, 1], got {quantile}.")
+        check_quantile(quantile)
         if max_patches < 1:
             raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
         sources, name = list_sources(images, "references"), check_class_name(class_name)
@@ -349,6 +351,12 @@ class ClipSamReferences:
         return push(self.save_pretrained, repo_id, **kwargs)
 
 
+def check_quantile(quantile: float) -> None:
+    """Raises ValueError if a quantile does not lie in (0, 1]."""
+    if not 0 < quantile <= 1:
+        raise ValueError(f"`quantile` must lie in (0, 1], got {quantile}.")
+
+
 def take_references(
     inference: ClipSamInference, references: Any, *, class_name: str = "object", timeout: float | None = None
 ) -> ClipSamReferences:
@@ -430,6 +438,7 @@ class _Gallery:
         self.inference, self.sources = ClipSamInference(model, processor), sources
         self.class_name, self.timeout = class_name, timeout
         self.sizes: dict[int, tuple[int, int]] = {}
+        self.means: dict[int, np.ndarray] = {}  # of each photograph the mean patch of the last block
         self._kept: dict[int, _Look] = {}
         self._kept_bytes = 0
 
@@ -438,7 +447,10 @@ class _Gallery:
         fingerprint = fingerprint_encoder(self.inference.model, self.inference.processor)
         names = [_name(source, index) for index, source in enumerate(self.sources)]
         sizes = [self.sizes[index] for index in range(len(names))]
-        return ReferenceSettings(self.class_name, fingerprint, names, sizes, 0.0, 1.0, ())
+        groups = find_mixture([self.means[index] for index in range(len(names))])
+        if groups is not None:
+            logger.warning(f"{explain_mixture(groups, list(map(repr, names)))} References are of one product each.")
+        return ReferenceSettings(self.class_name, fingerprint, names, sizes, 0.0, 1.0, (), groups=groups)
 
     def pixels(self, index: int) -> Tensor:
         """(1, 3, height, width): a photograph as CLIP sees it."""
@@ -457,6 +469,7 @@ class _Gallery:
         if index in self._kept:
             return self._kept[index]
         look = self.describe(self.pixels(index))
+        self.means[index] = look.patches[-1].mean(dim=(0, 2, 3)).cpu().numpy()
         size = sum(each.nbytes for each in look.patches)
         if self._kept_bytes + size <= _KEPT_BYTES:
             self._kept[index] = look
@@ -484,6 +497,8 @@ def _fill_memory(
             if roi is not None:
                 inside = _to_grid(roi, look.patches[0].shape[-2:])
                 places = places[inside.rot90(turns).flatten()]
+                if len(places) == 0:
+                    raise ValueError("The region of interest of the references is empty: no patch lies inside.")
             if len(places) > share:
                 places = places[torch.randperm(len(places), generator=generator)[:share].sort().values]
             columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
@@ -491,8 +506,6 @@ def _fill_memory(
         progress.update()
     entries = [torch.cat(column) for column in zip(*columns, strict=True)]
     owners = torch.cat(photographs)
-    if len(owners) == 0:
-        raise ValueError("The region of interest of the references is empty: no patch lies inside.")
     if len(owners) > max_patches:
         chosen = choose_coreset(entries[-1], max_patches, seed=seed)
         entries, owners = [each[chosen] for each in entries], owners[chosen]
@@ -575,4 +588,11 @@ def _resize_roi(roi: Tensor, size: Sequence[int]) -> Tensor:
     return torch.nn.functional.interpolate(roi[None, None].float(), tuple(size), mode="area")[0, 0]
 
 
-__all__ = ["ClipSamReferences", "ReferenceSettings", "is_saved_in", "list_sources", "take_references"]
+__all__ = [
+    "ClipSamReferences",
+    "ReferenceSettings",
+    "check_quantile",
+    "is_saved_in",
+    "list_sources",
+    "take_references",
+]
