@@ -140,10 +140,11 @@ class ClipSamConfig(PreTrainedConfig):
             these outputs are averaged, each compared by itself. [L]
         reference_deviations (`float`, defaults to 3.0): So many robust standard deviations above the good
             photographs' own distances a map of references is 0.5. [D]
-        reference_text_weight (`float`, defaults to 0.0): Share in [0, 1] of the localizer's own map, made of texts,
-            where there are references. [D]
+        reference_text_weight (`float`, defaults to 0.25): Share in [0, 1] of the localizer's own map, made of texts,
+            where there are references; see `mix_maps`. [D]
         mutual_others (`int`, defaults to 32): With so many other photographs each is compared in mutual scoring. [D]
         mutual_fraction (`float`, defaults to 0.3): Share of them, those most alike, whose distances are averaged. [L]
+        mutual_text_weight (`float`, defaults to 0.25): The same in mutual scoring. [D]
         region_rule (`"fixed"` or `"relative"`, defaults to `"fixed"`): What prompts SAM: what is above
             `binarize_threshold`, where that one was calibrated; or what stands out by `region_deviations` from the
             photograph's own map, for localizers that nobody calibrated. [D]
@@ -235,9 +236,10 @@ class ClipSamConfig(PreTrainedConfig):
     reference_layers: list[int] | tuple[int, ...] | None = setting("reference", None)
     reference_neighbourhoods: list[int] | tuple[int, ...] = setting("reference", (1, 3, 5))
     reference_deviations: float | int = setting("reference", 3.0)
-    reference_text_weight: float | int = setting("reference", 0.0)
+    reference_text_weight: float | int = setting("reference", 0.25)
     mutual_others: int = setting("reference", 32)
     mutual_fraction: float | int = setting("reference", 0.3)
+    mutual_text_weight: float | int = setting("reference", 0.25)
 
     region_rule: Literal["fixed", "relative"] = setting("refine", "fixed")
     region_deviations: float | int = setting("refine", 3.0)
@@ -446,6 +448,7 @@ class ClipSamConfig(PreTrainedConfig):
             "max_region_fraction",
             "refine_weight",
             "reference_text_weight",
+            "mutual_text_weight",
         ):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

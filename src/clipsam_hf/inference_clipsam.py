@@ -241,7 +241,7 @@ class ClipSamInference:
         self, images: Sequence[PreparedImage], inputs: dict[str, Any], references: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rough and final maps and their scores, by a comparison with references."""
-        model, text_weight = self.model, self.model.config.reference_text_weight
+        model, text_weight = self.model, references.text_weight
         for image in images:
             references.check_photograph(image.size, image.class_name)
         text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None

@@ -83,6 +83,7 @@ class MutualReferences:
         folder (`str` or `os.PathLike`): Where the descriptions are.
         fingerprint (`Mapping[str, Any]`): What made them, see `fingerprint_encoder`.
         fraction (`float`): Share of the others, those most alike, whose distances are averaged; in (0, 1].
+        text_weight (`float`): Share of the localizer's own map, in [0, 1].
         scale ([`Scale`]): What distances are usual among them.
 
     Example:
@@ -107,10 +108,12 @@ class MutualReferences:
         folder: str | os.PathLike[str],
         fingerprint: Mapping[str, Any],
         fraction: float,
+        text_weight: float,
         scale: Scale,
     ) -> None:
         self.places, self.folder = list(places), Path(folder)
-        self.fingerprint, self.fraction, self.scale = dict(fingerprint), fraction, scale
+        self.fingerprint, self.scale = dict(fingerprint), scale
+        self.fraction, self.text_weight = fraction, text_weight
         self.folder_owner: Any = None  # a temporary folder that must not go before this does
         self._loaded: dict[int, list[Tensor]] = {}
 
@@ -158,8 +161,8 @@ class MutualReferences:
                 patches, _ = describe_photographs(model, pixel_values)
                 _save(_path_of(folder, place), {str(index): each.half() for index, each in enumerate(patches)})
         wait()
-        fingerprint = fingerprint_encoder(model, inference.processor)
-        mutual = cls(places, folder, fingerprint, model.config.mutual_fraction, Scale(0.0, 1.0))
+        fingerprint, config = fingerprint_encoder(model, inference.processor), model.config
+        mutual = cls(places, folder, fingerprint, config.mutual_fraction, config.mutual_text_weight, Scale(0.0, 1.0))
         if rank == 0 and not (folder / _SETTINGS_NAME).exists():
             mutual._measure_scale(model.device)
             _write(folder / _SETTINGS_NAME, json.dumps(mutual.scale._asdict()).encode())

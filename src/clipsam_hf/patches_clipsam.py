@@ -66,22 +66,25 @@ def describe_photographs(
     return patches, model(feature_maps=features.feature_maps, text_embeds=text_embeds).rough_anomaly_map
 
 
-def mix_maps(reference_map: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
+def mix_maps(compared: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
     """Mixes the map of a comparison with the localizer's own.
 
+    It is the square of the mean of both maps' roots, which lies between their mean and their geometric mean: what both
+    call abnormal stands out from what one of them does, and neither can wipe out the other.
+
     Args:
-        reference_map (`torch.Tensor` of shape `(batch_size, height, width)`): In [0, 1].
-        text_map (`torch.Tensor`, *optional*): The same.
+        compared (`torch.Tensor` of shape `(batch_size, height, width)`): In [0, 1].
+        text_map (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): In [0, 1].
         text_weight (`float`): Its share, in [0, 1].
 
     Returns:
         `torch.Tensor` of shape `(batch_size, height, width)`: In [0, 1].
 
     Example:
-        >>> mix_maps(torch.tensor([[[0.8]]]), torch.tensor([[[0.4]]]), 0.25)
-        tensor([[[0.7000]]])
+        >>> mix_maps(torch.tensor([[[0.64]]]), torch.tensor([[[0.16]]]), 0.25)
+        tensor([[[0.4900]]])
     """
-    return reference_map if text_map is None else reference_map.lerp(text_map, text_weight)
+    return compared if text_map is None else compared.sqrt().lerp(text_map.sqrt(), text_weight).square()
 
 
 def average_neighbourhoods(feature_maps: Sequence[Tensor], sides: Sequence[int]) -> list[Tensor]:

@@ -140,7 +140,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             ImageReadError, OSError: If a photograph cannot be read and `on_error="raise"`.
         """
         raise_if_unknown(kwargs, CALL_PARAMETERS, f"The pipeline {TASK!r}")
-        if kwargs.get("references") is None or self.model.config.reference_text_weight > 0:
+        if kwargs.get("references") is None:
             self.model.check_trained()
         class_names = None
         if isinstance(kwargs.get("class_name"), (list, tuple)):

@@ -49,7 +49,7 @@ FORMAT = 1
 _KEPT_BYTES = 2**30
 
 # Scores of good photographs that stand out by so many robust deviations, of at least so many photographs
-_OUTLIER_DEVIATIONS, _OUTLIER_COUNT = 5.0, 5
+_OUTLIER_DEVIATIONS, OUTLIER_COUNT = 5.0, 5
 
 # A photograph whose proportions differ by more than this factor is seen squashed in another way
 _ASPECT_TOLERANCE = 1.25
@@ -142,6 +142,12 @@ class ClipSamReferences:
     def region_threshold(self) -> float:
         """Threshold on the map, in [0, 1]: what no good photograph reached, if that is known, else 0.5."""
         return 0.5 if self.decision_threshold is None else self.decision_threshold
+
+    @property
+    def text_weight(self) -> float:
+        """Share of the localizer's own map, in [0, 1]."""
+        weight: float = self.settings.fingerprint["reference_text_weight"]
+        return weight
 
     @classmethod
     def from_images(
@@ -529,7 +535,7 @@ def _judge(references: ClipSamReferences, gallery: _Gallery, quantile: float, pr
     model = gallery.inference.model
     side = model.config.image_size
     maps = (
-        mix_maps(references._scaled(measured, (side, side)), text_map, model.config.reference_text_weight)
+        mix_maps(references._scaled(measured, (side, side)), text_map, references.text_weight)
         for measured, text_map in zip(distances, text_maps, strict=True)
     )
     known["scores"] = [float(model.score(each)) for each in maps]
@@ -560,7 +566,7 @@ def _views(gallery: _Gallery) -> Iterator[_Look]:
 def _find_outliers(distances: Sequence[np.ndarray]) -> list[int]:
     """Photographs whose farthest patches are much farther than those of the others."""
     farthest = np.log([np.sort(each)[-max(1, len(each) // 100) :].mean() + 1e-6 for each in distances])
-    if len(farthest) < _OUTLIER_COUNT:
+    if len(farthest) < OUTLIER_COUNT:
         return []
     middle = np.median(farthest)
     spread = max(1.4826 * float(np.median(np.abs(farthest - middle))), 0.05)
