@@ -120,14 +120,18 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "processing_clipsam",
         "refiner_clipsam",
     },
+    "lines": {"image_loading", "inference_clipsam", "mutual_clipsam", "references_clipsam"},
     "cli": {
         "EMBEDDED_CHECKPOINT",
         "__version__",
         "configuration_clipsam",
         "data",
         "evaluation",
+        "image_loading",
+        "lines",
         "modeling_clipsam",
         "processing_clipsam",
+        "references_clipsam",
         "training",
     },
 }

@@ -33,8 +33,11 @@ from .evaluation.report import FILE_NAMES
 from .evaluation.run import evaluate as run_evaluation
 from .evaluation.sets import COMBINED_NAME, check_set_outputs, evaluate_sets
 from .evaluation.writers.as_text import to_combined_text
+from .image_loading import find_photographs
+from .lines import check_line, score_photographs, to_text
 from .modeling_clipsam import ClipSamForAnomalySegmentation
-from .processing_clipsam import ClipSamProcessor
+from .processing_clipsam import ClipSamProcessor, check_class_name
+from .references_clipsam import ClipSamReferences, check_quantile
 
 
 __all__ = ["app", "main"]
@@ -213,6 +216,62 @@ def evaluate(
         if output is not None:
             files = [*FILE_NAMES.values(), *([COMBINED_NAME] if len(sets) > 1 else [])]
             typer.echo(f"written to {output}: {', '.join(files)}", err=True)
+
+
+@app.command()
+def calibrate(
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="Photographs of good parts, sub-folders included.")],
+    class_name: Annotated[str, Option(help="What the photographs show.")],
+    output: Annotated[Path, Option(metavar="LINE", help="Folder for the result: what `references=` takes.")],
+    model: Annotated[str | None, Option(help="Folder or repository; by default the embedded one.")] = None,
+    revision: Annotated[str | None, Option(help="Commit, tag or branch of the repository.")] = None,
+    clip: Annotated[str | None, Option(help="With --sam: a bare CLIP.")] = None,
+    sam: Annotated[str | None, Option(help="With --clip: the SAM that will refine its maps.")] = None,
+    roi: Annotated[Path | None, Option(metavar="MASK", help="Image that is not black where to look.")] = None,
+    rotations: Annotated[bool, Option("--rotations", help="Parts lie in any direction.")] = False,
+    quantile: Annotated[float, Option(help="Of the good scores, for the threshold; 1 is the highest.")] = 1.0,
+    max_patches: Annotated[int, Option(min=1, help="At most so many patches are kept.")] = 16384,
+    seed: Annotated[int, Option(min=0, help="Of the choice of these patches.")] = 0,
+    defective: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Defective photographs: how many does it find?")
+    ] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, ...; by default a GPU, where there is one.")] = None,
+    dtype: Annotated[str | None, Option(help=f"{', '.join(DTYPES)}; by default the checkpoint's.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the references in LINE.")] = False,
+) -> None:  # fmt: skip
+    """Make references and a threshold for a production line of good photographs; no masks, no defects needed."""
+    with _explained_errors(StrictDataclassError, TypeError):
+        check_class_name(class_name)
+        check_quantile(quantile)
+        for photographs in (folder, *([] if defective is None else [defective])):
+            find_photographs(photographs)
+        if roi is not None and not roi.is_file():
+            raise FileNotFoundError(f"--roi must be an image file, got {str(roi)!r}")
+        check_writable("output", output)
+        check_line(output, overwrite=overwrite)
+        chosen_device, loading = choose_device(device), {} if dtype is None else {"dtype": _parse_dtype(dtype)}
+        with _explained_loading(model, clip, sam):
+            network, processor, _ = _load_model(model, revision, clip, sam, loading, {})
+    with _explained_errors():
+        torch.nn.Module.to(network, chosen_device).eval()
+        references = ClipSamReferences.from_images(
+            network,
+            processor,
+            folder,
+            class_name=class_name,
+            roi_mask=roi,
+            rotations=rotations,
+            max_patches=max_patches,
+            quantile=quantile,
+            seed=seed,
+            show_progress=True,
+        )
+        scored = None
+        if defective is not None:
+            scored = score_photographs(network, processor, references, defective, show_progress=True)
+        references.save_pretrained(output)
+    typer.echo(to_text(references, scored), nl=False)
+    typer.echo(f"written to {output}; it is what `references=` of the pipeline takes", err=True)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
