@@ -8,6 +8,7 @@ Each photograph is compared with the same few others, drawn once, so the cost gr
 the memory does not.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -62,14 +63,19 @@ def draw_others(count: int, num_others: int, *, seed: int = 0) -> list[int]:
         >>> draw_others(9, 2)
         [1, 3, 6]
     """
+    _check_count(count)
+    parts = min(count, num_others + 1)
+    within = np.random.default_rng(seed).random(parts)
+    edges = [part * count // parts for part in range(parts + 1)]  # whole numbers: no photograph is in two parts
+    return [edges[part] + int(share * (edges[part + 1] - edges[part])) for part, share in enumerate(within)]
+
+
+def _check_count(count: int) -> None:
     if count < 2:
         raise ValueError(
             f"Mutual scoring compares photographs with each other and needs at least two of them, got {count}; for one"
             " photograph, give good photographs of the same product as references."
         )
-    parts = min(count, num_others + 1)
-    within = np.random.default_rng(seed).random(parts)
-    return [int((part + share) * count / parts) for part, share in enumerate(within)]
 
 
 class MutualReferences:
@@ -133,6 +139,7 @@ class MutualReferences:
         rank: int = 0,
         num_processes: int = 1,
         wait: Callable[[], None] = lambda: None,
+        skip_unreadable: bool = False,
     ) -> "MutualReferences":
         """Draws the photographs to compare with and describes those that are not described yet.
 
@@ -140,11 +147,14 @@ class MutualReferences:
             inference ([`ClipSamInference`]): The model.
             prepare (`Callable[[int], PreparedImage]`): Reads and prepares the photograph at a place.
             count (`int`): Number of photographs.
-            folder (`str` or `os.PathLike`): For the descriptions; all processes must see it.
+            folder (`str` or `os.PathLike`): For the descriptions; all processes must see it. Those of another model,
+                other settings or another draw stand apart in it.
             seed (`int`, defaults to 0): Of the draw.
             rank (`int`, defaults to 0): This process among those that describe a share each.
             num_processes (`int`, defaults to 1): Their number.
             wait (`Callable`): Returns when all processes have called it.
+            skip_unreadable (`bool`, defaults to `False`): Whether a photograph that was drawn and cannot be read is
+                left out with a warning, in place of an error.
 
         Returns:
             [`MutualReferences`]: The same in all processes.
@@ -153,15 +163,27 @@ class MutualReferences:
             ValueError: If there are fewer than two photographs.
             OSError: If the folder cannot be written to, or a photograph cannot be read.
         """
-        model, folder = inference.model, Path(folder)
-        places = draw_others(count, model.config.mutual_others, seed=seed)
+        model, config = inference.model, inference.model.config
+        places = draw_others(count, config.mutual_others, seed=seed)
+        fingerprint = fingerprint_encoder(model, inference.processor)
+        drawn = json.dumps([places, config.mutual_fraction, fingerprint])
+        folder = Path(folder) / hashlib.sha256(drawn.encode()).hexdigest()[:16]
         for place in places[rank::num_processes]:
-            if not _path_of(folder, place).exists():
+            if _path_of(folder, place).exists():
+                continue
+            try:
                 pixel_values = prepare(place).inputs["pixel_values"].to(model.device)
-                patches, _ = describe_photographs(model, pixel_values)
-                _save(_path_of(folder, place), {str(index): each.half() for index, each in enumerate(patches)})
+            except (OSError, TypeError, ValueError) as error:
+                if not skip_unreadable:
+                    raise
+                logger.warning(f"Photograph number {place + 1} cannot be read, so none is compared with it: {error}")
+                continue
+            patches, _ = describe_photographs(model, pixel_values)
+            _save(_path_of(folder, place), {str(index): each.half() for index, each in enumerate(patches)})
         wait()
-        fingerprint, config = fingerprint_encoder(model, inference.processor), model.config
+        if skip_unreadable:
+            places = [place for place in places if _path_of(folder, place).exists()]
+            _check_count(len(places))
         mutual = cls(places, folder, fingerprint, config.mutual_fraction, config.mutual_text_weight, Scale(0.0, 1.0))
         if rank == 0 and not (folder / _SETTINGS_NAME).exists():
             mutual._measure_scale(model.device)

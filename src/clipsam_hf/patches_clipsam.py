@@ -254,6 +254,7 @@ def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
     preprocessing = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
     return {
         "weights": digest.hexdigest()[:16],
+        "dtype": str(model.dtype).removeprefix("torch."),
         "image_size": config.image_size,
         "preprocessing": hashlib.sha256(preprocessing.encode()).hexdigest()[:16],
         **settings,

@@ -515,6 +515,10 @@ def _fill_memory(
     if len(owners) > max_patches:
         chosen = choose_coreset(entries[-1], max_patches, seed=seed)
         entries, owners = [each[chosen] for each in entries], owners[chosen]
+    if count > 1 and bool((owners == owners[0]).all()):
+        raise ValueError(
+            f"`max_patches` {max_patches} is too few for {count} photographs: it holds patches of one only."
+        )
     return entries, owners
 
 
