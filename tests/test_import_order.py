@@ -48,7 +48,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "refiner_clipsam",
         "regions_clipsam",
     },
-    "patches_clipsam": {"localizer_clipsam"},
+    "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
     "inference_clipsam": {"image_loading", "patches_clipsam", "processing_clipsam", "refinement_clipsam"},
     "references_clipsam": {
@@ -120,7 +120,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "processing_clipsam",
         "refiner_clipsam",
     },
-    "lines": {"image_loading", "inference_clipsam", "mutual_clipsam", "references_clipsam"},
+    "lines": {"image_loading", "inference_clipsam", "mutual_clipsam", "patches_clipsam", "references_clipsam"},
     "cli": {
         "EMBEDDED_CHECKPOINT",
         "__version__",

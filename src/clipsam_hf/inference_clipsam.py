@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .image_loading import load_rgb
-from .patches_clipsam import describe_photographs, mix_maps
+from .patches_clipsam import describe_photographs, mix_maps, score_compared
 from .processing_clipsam import check_class_name
 from .refinement_clipsam import resize_map
 
@@ -253,7 +253,7 @@ class ClipSamInference:
         if images[0].is_refined:
             refined = model.refine(rough_maps, **inputs, binarize_threshold=references.region_threshold)
             maps = torch.stack([each.anomaly_map for each in refined])
-        scores = model.score(rough_maps)
+        scores = score_compared(model, rough_maps)
         return rough_maps, maps, scores, scores
 
 

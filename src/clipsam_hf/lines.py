@@ -13,7 +13,8 @@ from transformers.utils import logging
 from .image_loading import find_photographs
 from .inference_clipsam import ClipSamInference
 from .mutual_clipsam import MIXTURE_COUNT, explain_mixture
-from .references_clipsam import OUTLIER_COUNT, ClipSamReferences, ReferenceSettings, is_saved_in
+from .patches_clipsam import OUTLIER_COUNT
+from .references_clipsam import ClipSamReferences, ReferenceSettings, is_saved_in
 
 
 __all__ = ["ScoredPhotograph", "check_line", "score_photographs", "to_text"]

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .image_loading import load_rgb
 from .localizer_clipsam import Localizer
+from .refinement_clipsam import score_map
 
 
 # A block of cosines of a search, in values: 64 MiB in float32
@@ -25,6 +27,12 @@ _BLOCK = 2**24
 
 # Of the greedy coreset: dimensions after the random projection, and rounds
 _CORESET_DIRECTIONS, _CORESET_ROUNDS = 128, 256
+
+OUTLIER_COUNT = 5
+"""Of fewer photographs nothing can be said about outliers."""
+
+# A photograph stands out by so many robust deviations
+_OUTLIER_DEVIATIONS = 5.0
 
 # The share of a normal distribution below 1.645 standard deviations: the upper tail from which the spread is read
 _TAIL, _TAIL_DEVIATIONS = 0.95, 1.645
@@ -85,6 +93,23 @@ def mix_maps(compared: Tensor, text_map: Tensor | None, text_weight: float) -> T
         tensor([[[0.4900]]])
     """
     return compared if text_map is None else compared.sqrt().lerp(text_map.sqrt(), text_weight).square()
+
+
+def score_compared(model: Any, maps: Tensor) -> Tensor:
+    """Scores photographs by the maps of a comparison.
+
+    Args:
+        model ([`ClipSamForAnomalySegmentation`]): Its `image_score` says how; `"text"`, which looks at no map, gives
+            way to `"top_fraction"`, for it would score photographs as if there were nothing to compare with.
+        maps (`torch.Tensor` of shape `(batch_size, height, width)`): In [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: In [0, 1].
+    """
+    config = model.config
+    by_text = config.image_score == "text"
+    scores: Tensor = score_map(maps, top_fraction=config.score_top_fraction) if by_text else model.score(maps)
+    return scores
 
 
 def average_neighbourhoods(feature_maps: Sequence[Tensor], sides: Sequence[int]) -> list[Tensor]:
@@ -226,6 +251,49 @@ def measure_scale(distances: Sequence[np.ndarray]) -> Scale:
     return Scale(centre, max((tail - centre) / _TAIL_DEVIATIONS, 1e-4))
 
 
+def find_outliers(distances: Sequence[np.ndarray]) -> list[int]:
+    """Finds photographs whose farthest patches are much farther than those of the others.
+
+    Args:
+        distances (`Sequence[np.ndarray]`): Of each photograph's patches, each against the other photographs.
+
+    Returns:
+        `list[int]`: Their numbers; none of fewer than `OUTLIER_COUNT` photographs.
+    """
+    if len(distances) < OUTLIER_COUNT:
+        return []
+    farthest = np.log([np.sort(each)[-max(1, len(each) // 100) :].mean() + 1e-6 for each in distances])
+    middle = np.median(farthest)
+    spread = max(1.4826 * float(np.median(np.abs(farthest - middle))), 0.05)
+    return [int(index) for index in np.flatnonzero(farthest - middle > _OUTLIER_DEVIATIONS * spread)]
+
+
+def read_roi(roi_mask: Any, side: int, timeout: float | None = None) -> Tensor:
+    """Reads a region of interest in CLIP's frame; the nearest pixel by half-pixel centres.
+
+    Args:
+        roi_mask: What `load_rgb` reads; where it is not black is inside.
+        side (`int`): Of CLIP's frame, in pixels.
+        timeout (`float`, *optional*): Seconds to wait for a URL's server.
+
+    Returns:
+        `torch.Tensor` of shape `(side, side)`: bool.
+    """
+    picture: np.ndarray = np.any(np.asarray(load_rgb(roi_mask, timeout=timeout)), axis=-1)
+    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in picture.shape)
+    return torch.from_numpy(picture[rows[:, None], columns])
+
+
+def to_grid(roi: Tensor, grid: Sequence[int]) -> Tensor:
+    """The tokens, on a grid (height, width), of which at least half are inside a region of interest."""
+    return resize_roi(roi, grid) >= 0.5
+
+
+def resize_roi(roi: Tensor, size: Sequence[int]) -> Tensor:
+    """The share of each cell, of (height, width) cells, that is inside a region of interest."""
+    return F.interpolate(roi[None, None].float(), tuple(size), mode="area")[0, 0]
+
+
 def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
     """Describes what the features depend on, so that references of another model can be told.
 
@@ -284,13 +352,19 @@ def check_fingerprint(made_with: Mapping[str, Any], now: Mapping[str, Any]) -> N
 
 
 __all__ = [
+    "OUTLIER_COUNT",
     "Scale",
     "average_neighbourhoods",
     "check_fingerprint",
     "choose_coreset",
     "describe_photographs",
     "find_nearest",
+    "find_outliers",
     "fingerprint_encoder",
     "measure_scale",
     "mix_maps",
+    "read_roi",
+    "resize_roi",
+    "score_compared",
+    "to_grid",
 ]

@@ -113,7 +113,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             batch_size (`int`, defaults to 1): Photographs per forward pass, whatever their sizes.
             timeout (`float`, *optional*): Seconds to wait for a URL's server; by default for ever.
             on_error (`"raise"` or `"skip"`, defaults to `"raise"`): With `"skip"`, a photograph that cannot be read
-                gives a row whose `"error"` says why, `"regions"` is empty and all else is None; the others go on.
+                gives a row whose `"error"` says why, `"regions"` is empty and all else is None; the others go on, and
+                in mutual scoring none is compared with it. References must be readable.
             num_workers (`int`, defaults to 0): Processes that read photographs of a list or a data set.
             as_json (`bool`, defaults to `False`): Whether map and mask come as base64 PNG, so that `json.dumps` takes
                 the result: the mask 8-bit, the map 16-bit grey, of which 65535 is 1.
@@ -140,7 +141,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             ImageReadError, OSError: If a photograph cannot be read and `on_error="raise"`.
         """
         raise_if_unknown(kwargs, CALL_PARAMETERS, f"The pipeline {TASK!r}")
-        if kwargs.get("references") is None:
+        references = kwargs.get("references", self._forward_params.get("references"))
+        if references is None:
             self.model.check_trained()
         class_names = None
         if isinstance(kwargs.get("class_name"), (list, tuple)):
@@ -148,18 +150,28 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         items = _to_items(images, class_names)
         if items == []:
             return []
-        if kwargs.get("references") is not None:
-            items, kwargs["references"] = self._prepare_references(items, **kwargs)
-            kwargs.setdefault("class_name", getattr(kwargs["references"], "class_name", "object"))
+        if references is not None:
+            self._sanitize_parameters(**kwargs)  # what is out of range is known before anything is compared
+            given = {**self._preprocess_params, **kwargs, "references": references}
+            items, kwargs["references"] = self._prepare_references(items, **given)
+            if "class_name" not in given:
+                kwargs["class_name"] = getattr(kwargs["references"], "class_name", "object")
         return super().__call__(items, **kwargs)
 
     def _prepare_references(
-        self, items: Any, references: Any, class_name: str = "object", timeout: float | None = None, **_: Any
+        self,
+        items: Any,
+        references: Any,
+        class_name: str = "object",
+        timeout: float | None = None,
+        on_error: str = "raise",
+        **_: Any,
     ) -> tuple[Any, ClipSamReferences | MutualReferences]:
         """Makes or loads what the photographs are compared with; for mutual scoring they get their numbers."""
         inference = ClipSamInference(self.model, self.processor, self._texts)
         if not isinstance(references, str) or references != "mutual":
-            return items, take_references(inference, references, class_name=class_name, timeout=timeout)
+            name = _common_name(items) or class_name
+            return items, take_references(inference, references, class_name=name, timeout=timeout)
         if not isinstance(items, (list, _Rows)):
             kind = "one photograph" if isinstance(items, dict) else "a stream"
             raise ValueError(f"`references='mutual'` needs a list, a data set or a folder of photographs, got {kind}.")
@@ -170,7 +182,9 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             return inference.prepare(item["image"], item.get("class_name", class_name), refine=False, timeout=timeout)
 
         folder = TemporaryDirectory(prefix="clipsam-mutual-")
-        mutual = MutualReferences.from_images(inference, prepare, len(items), folder.name)
+        mutual = MutualReferences.from_images(
+            inference, prepare, len(items), folder.name, skip_unreadable=on_error == "skip"
+        )
         mutual.folder_owner = folder  # it goes when the last photograph has been compared
         return items, mutual
 
@@ -389,6 +403,16 @@ def _number(items: "list[dict[str, Any]] | _Rows") -> "list[dict[str, Any]] | _N
     if isinstance(items, _Rows):
         return _Numbered(items)
     return [{**item, "place": index} for index, item in enumerate(items)]
+
+
+def _common_name(items: Any) -> str | None:
+    """The class name that all photographs have of their own, if it is known before they are read."""
+    names: set[str | None] = set()
+    if isinstance(items, _Rows):
+        names = set(items.class_names or ())
+    elif isinstance(items, (dict, list)):
+        names = {item.get("class_name") for item in (items if isinstance(items, list) else [items])}
+    return names.pop() if len(names) == 1 else None
 
 
 def _add_place(read: Callable[[], dict[str, Any]], index: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import cached_file, logging
 
-from .image_loading import find_photographs, load_rgb
+from .image_loading import find_photographs
 from .inference_clipsam import ClipSamInference
 from .mutual_clipsam import explain_mixture, find_mixture
 from .patches_clipsam import (
@@ -31,9 +31,14 @@ from .patches_clipsam import (
     choose_coreset,
     describe_photographs,
     find_nearest,
+    find_outliers,
     fingerprint_encoder,
     measure_scale,
     mix_maps,
+    read_roi,
+    resize_roi,
+    score_compared,
+    to_grid,
 )
 from .processing_clipsam import check_class_name
 from .publishing_clipsam import push, replace_files
@@ -47,9 +52,6 @@ FORMAT = 1
 
 # What is kept of photographs between the two looks at them; beyond it they are looked at twice
 _KEPT_BYTES = 2**30
-
-# Scores of good photographs that stand out by so many robust deviations, of at least so many photographs
-_OUTLIER_DEVIATIONS, OUTLIER_COUNT = 5.0, 5
 
 # A photograph whose proportions differ by more than this factor is seen squashed in another way
 _ASPECT_TOLERANCE = 1.25
@@ -197,7 +199,7 @@ class ClipSamReferences:
             raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
         sources, name = list_sources(images, "references"), check_class_name(class_name)
         gallery = _Gallery(model, processor, sources, name, timeout)
-        roi = None if roi_mask is None else _read_roi(roi_mask, model.config.image_size, timeout)
+        roi = None if roi_mask is None else read_roi(roi_mask, model.config.image_size, timeout)
         with logging.tqdm(
             total=2 * len(gallery.sources), unit="look", disable=None if show_progress else True
         ) as progress:
@@ -257,7 +259,7 @@ class ClipSamReferences:
     def _scaled(self, distances: Tensor, size: Sequence[int]) -> Tensor:
         scale = Scale(self.settings.centre, self.settings.spread)
         maps = scale.to_map(distances, size, self.settings.fingerprint["reference_deviations"])
-        return maps if self.roi_mask is None else maps * _resize_roi(self.roi_mask, size).to(maps)
+        return maps if self.roi_mask is None else maps * resize_roi(self.roi_mask, size).to(maps)
 
     def check(self, model: Any, processor: Any) -> None:
         """Raises if these references cannot be used with a model.
@@ -329,12 +331,21 @@ class ClipSamReferences:
             OSError: If there are none.
             ValueError: If they are of another format.
         """
-        settings_path, weights_path = (
-            str(cached_file(name_or_path, name, **kwargs)) for name in (SETTINGS_NAME, WEIGHTS_NAME)
-        )
+        name = os.fspath(name_or_path)
+        if os.path.exists(name) and not is_saved_in(name):
+            raise FileNotFoundError(
+                f"{name!r} holds no references: a folder where some were saved has {SETTINGS_NAME!r}."
+            )
+        try:
+            settings_path, weights_path = (
+                str(cached_file(name, file_name, **kwargs)) for file_name in (SETTINGS_NAME, WEIGHTS_NAME)
+            )
+        except OSError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise OSError(f"There are no references {name!r}, neither in a folder nor on the Hub: {reason}") from error
         settings = json.loads(Path(settings_path).read_text(encoding="utf-8"))
         if (found := settings.pop("format", None)) != FORMAT:
-            raise ValueError(f"{os.fspath(name_or_path)!r} holds references of format {found!r}; known is {FORMAT}.")
+            raise ValueError(f"{name!r} holds references of format {found!r}; known is {FORMAT}.")
         tensors = load_file(weights_path)
         roi_mask, photographs = tensors.pop("roi_mask", None), tensors.pop("photographs")
         memory = [tensors[f"memory.{index}"] for index in range(len(tensors))]
@@ -382,6 +393,10 @@ def take_references(
         TypeError, ValueError: If they are none of these, or were made with another model.
         ImageReadError, OSError: If one cannot be read.
     """
+    if isinstance(references, (str, os.PathLike)) and os.path.isfile(references):
+        raise ValueError(
+            f"`references` must be a folder or a list of photographs, got the file {os.fspath(references)!r}."
+        )
     if isinstance(references, (str, os.PathLike)) and not _is_folder_of_photographs(references):
         references = ClipSamReferences.from_pretrained(references)
     if not isinstance(references, ClipSamReferences):
@@ -501,7 +516,7 @@ def _fill_memory(
             tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
             places = torch.arange(len(tokens[0]))
             if roi is not None:
-                inside = _to_grid(roi, look.patches[0].shape[-2:])
+                inside = to_grid(roi, look.patches[0].shape[-2:])
                 places = places[inside.rot90(turns).flatten()]
                 if len(places) == 0:
                     raise ValueError("The region of interest of the references is empty: no patch lies inside.")
@@ -530,7 +545,7 @@ def _judge(references: ClipSamReferences, gallery: _Gallery, quantile: float, pr
         distances.append(references.without(None if is_single else index).measure(look.patches))
         text_maps.append(look.text_map)
         progress.update()
-    roi = None if references.roi_mask is None else _to_grid(references.roi_mask, distances[0].shape[-2:])
+    roi = None if references.roi_mask is None else to_grid(references.roi_mask, distances[0].shape[-2:])
     inside = [(each[0] if roi is None else each[0][roi.to(each.device)]).flatten().cpu().numpy() for each in distances]
     known = asdict(references.settings) | measure_scale(inside)._asdict()
 
@@ -542,11 +557,11 @@ def _judge(references: ClipSamReferences, gallery: _Gallery, quantile: float, pr
         mix_maps(references._scaled(measured, (side, side)), text_map, references.text_weight)
         for measured, text_map in zip(distances, text_maps, strict=True)
     )
-    known["scores"] = [float(model.score(each)) for each in maps]
+    known["scores"] = [float(score_compared(model, each)) for each in maps]
     if is_single:
         return ReferenceSettings(**known)
 
-    known["outliers"] = _find_outliers(inside)
+    known["outliers"] = find_outliers(inside)
     usual = [score for index, score in enumerate(known["scores"]) if index not in known["outliers"]]
     known["decision_threshold"] = threshold = float(np.quantile(usual, quantile, method="higher"))
     known["expected_false_alarms"] = (1 + sum(score > threshold for score in usual)) / (1 + len(usual))
@@ -567,35 +582,8 @@ def _views(gallery: _Gallery) -> Iterator[_Look]:
         yield gallery.describe(view)
 
 
-def _find_outliers(distances: Sequence[np.ndarray]) -> list[int]:
-    """Photographs whose farthest patches are much farther than those of the others."""
-    farthest = np.log([np.sort(each)[-max(1, len(each) // 100) :].mean() + 1e-6 for each in distances])
-    if len(farthest) < OUTLIER_COUNT:
-        return []
-    middle = np.median(farthest)
-    spread = max(1.4826 * float(np.median(np.abs(farthest - middle))), 0.05)
-    return [int(index) for index in np.flatnonzero(farthest - middle > _OUTLIER_DEVIATIONS * spread)]
-
-
 def _name(source: Any, index: int) -> str:
     return os.path.basename(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"photograph {index + 1}"
-
-
-def _read_roi(roi_mask: Any, side: int, timeout: float | None) -> Tensor:
-    """A region of interest in CLIP's frame; the nearest pixel by half-pixel centres."""
-    picture: np.ndarray = np.any(np.asarray(load_rgb(roi_mask, timeout=timeout)), axis=-1)
-    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in picture.shape)
-    return torch.from_numpy(picture[rows[:, None], columns])
-
-
-def _to_grid(roi: Tensor, grid: Sequence[int]) -> Tensor:
-    """The tokens of which at least half are inside."""
-    return _resize_roi(roi, grid) >= 0.5
-
-
-def _resize_roi(roi: Tensor, size: Sequence[int]) -> Tensor:
-    """The share of each cell that is inside."""
-    return torch.nn.functional.interpolate(roi[None, None].float(), tuple(size), mode="area")[0, 0]
 
 
 __all__ = [

@@ -3,12 +3,14 @@
 """What the photographs of a data set are compared with: K good ones of each category, or each other."""
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..configuration_clipsam import ClipSamConfig
 from ..data import AnomalyDataset, AnomalyFolder, AnomalySample
 from ..data.layouts import GOOD
 from ..files import digest_json
@@ -20,7 +22,7 @@ from .plan import Example
 from .processes import Processes
 
 
-__all__ = ["Comparison", "GoodPhotographs", "MutualComparison", "NoComparison", "choose_comparison"]
+__all__ = ["Comparison", "GoodPhotographs", "MutualComparison", "NoComparison", "choose_comparison", "needs_texts"]
 
 
 class Comparison:
@@ -157,6 +159,18 @@ class MutualComparison(Comparison):
         return self._numbers[place]
 
 
+def needs_texts(config: ClipSamConfig, options: EvaluationOptions) -> bool:
+    """Tell whether maps depend on the localizer's own, made of texts, and so on its trained head.
+
+    Args:
+        config (`ClipSamConfig`): the model's.
+        options (`EvaluationOptions`): which protocol.
+    """
+    if options.mutual:
+        return config.mutual_text_weight > 0
+    return options.references_per_category is None or config.reference_text_weight > 0
+
+
 def choose_comparison(
     data: AnomalyFolder | AnomalyDataset, examples: Sequence[Example], options: EvaluationOptions
 ) -> tuple[Comparison, Sequence[Example]]:
@@ -178,6 +192,10 @@ def choose_comparison(
         ValueError: if a category has too few good photographs, or one to compare.
     """
     if options.mutual:
+        numbers = Counter(example.category for example in examples)
+        for category, number in numbers.items():
+            if number < 2:
+                raise ValueError(f"The category {category!r} has one photograph: nothing to compare it with.")
         return MutualComparison(data, examples, options), examples
     if options.references_per_category is None:
         return NoComparison(), examples

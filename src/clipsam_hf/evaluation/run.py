@@ -29,7 +29,7 @@ from ..metrics.masks import resize_mask
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
 from .collect import collect_results, merge_groups, plan_groups
-from .comparison import Comparison, choose_comparison
+from .comparison import Comparison, choose_comparison, needs_texts
 from .options import EvaluationOptions
 from .output import MAPS_NAME, STATE_NAME, check_output, check_writable
 from .plan import Chunk, cut_into_chunks, plan_examples
@@ -85,13 +85,14 @@ def evaluate(
         `EvaluationResults`: figures, protocol and notes; `None` on all processes but the first.
 
     Raises:
-        ValueError: if the head is not trained, a category has too few good photographs, an option is out of range,
-            there is no image, the output folder is in use, or its unfinished run has another protocol.
+        ValueError: if the head is needed and not trained, a category has too few (good) photographs, an option is out
+            of range, there is no image, the output folder is in use, or its unfinished run has another protocol.
         OSError: if a file cannot be read or written.
         ImportError: if there are several processes and no accelerate.
     """
     options = options or EvaluationOptions()
-    model.check_trained()
+    if needs_texts(model.config, options):
+        model.check_trained()
     _check_request(output_dir, overwrite, save_maps, cache_dir, batch_size, num_workers)
     processes = join_processes(device)
     if processes.total > 1 and output_dir is None:
