@@ -21,8 +21,8 @@ from clipsam_hf.mutual_clipsam import draw_others, explain_mixture, find_mixture
 from clipsam_hf.references_clipsam import ReferenceSettings
 
 
-HOW_TO = (Path(__file__).parents[1] / "docs" / "how-to" / "first-day.md").read_text(encoding="utf-8")
-COMMANDS = dict(re.findall(r"<!-- command: (\w+) -->\n```bash\n(.+?)\n```", HOW_TO, re.DOTALL))
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"<!-- command: calibrate -->\n```bash\n(.+?)\n```", re.DOTALL)
 
 
 def run(*arguments: Any) -> Result:
@@ -148,12 +148,16 @@ def test_the_default_model_is_the_embedded_one(
     assert result.exit_code == 0, result.output
 
 
-def test_documented_command_runs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", ["README.md", "docs/how-to/first-day.md"])
+def test_documented_command_runs(
+    document: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "EMBEDDED_CHECKPOINT", checkpoint)
     save_photographs(tmp_path / "good", 3)
     save_photographs(tmp_path / "bad", 1, has_defect=True)
-    program, *arguments = shlex.split(COMMANDS["calibrate"].replace("\\\n", ""))
+    (command,) = COMMAND.findall((ROOT / document).read_text(encoding="utf-8"))
+    program, *arguments = shlex.split(command)
     assert program == "clipsam"
     result = run(*arguments)
     assert result.exit_code == 0, result.output

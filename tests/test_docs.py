@@ -49,8 +49,8 @@ COMMANDS = {
 }
 
 
-def photograph() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+def photograph(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8))
 
 
 def python_blocks(document: str) -> list[re.Match[str]]:
@@ -91,9 +91,13 @@ def test_python_of_document_compiles(document: str) -> None:
 
 @pytest.mark.parametrize("document", documents_with_python())
 def test_python_of_document_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a document run one after the other, in a folder with a photograph."""
+    """The blocks of a document run one after the other, in a folder with a photograph and two folders of some."""
     monkeypatch.chdir(tmp_path)
     photograph().save("photo.jpg")
+    for folder in ("good", "new"):
+        Path(folder).mkdir()
+        for number in (1, 2, 3):
+            photograph(number).save(f"{folder}/{number}.jpg")
     namespace: dict[str, object] = {}
     for block in python_blocks(document):
         if not block["comment"]:
