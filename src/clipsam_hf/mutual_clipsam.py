@@ -224,10 +224,13 @@ class MutualReferences:
         count = max(1, round(self.fraction * len(others)))
         total = torch.zeros(patches[0].shape[-2:], device=device).flatten()
         for block, patch in enumerate(patches):
-            memory = torch.cat([self._at(other, device)[block] for other in others])  # (others, hidden, h, w)
             for side in sides:
-                (tokens,), (entries,) = (average_neighbourhoods([each.float()], [side]) for each in (patch, memory))
-                nearest = torch.stack([find_nearest(tokens[0], other) for other in entries])  # (others, tokens)
+                # One of the others at a time: the memory does not grow with their number
+                (tokens,) = average_neighbourhoods([patch], [side])  # (1, tokens, hidden)
+                entries = (
+                    average_neighbourhoods([self._at(other, device)[block].float()], [side]) for other in others
+                )
+                nearest = torch.stack([find_nearest(tokens[0], each[0]) for (each,) in entries])  # (others, tokens)
                 total += nearest.topk(count, dim=0, largest=False).values.mean(dim=0)
         return (total / (len(patches) * len(sides))).unflatten(0, patches[0].shape[-2:])
 

@@ -356,6 +356,7 @@ class ClipSamProcessor(ProcessorMixin):
         unique_names = list(dict.fromkeys(names))
         for name in unique_names:
             self._check_special_tokens(name)
+            self._warn_of_unknown_words(name)
         all_states = (self.normal_states, self.abnormal_states)
         sentences = [
             sentence
@@ -395,6 +396,16 @@ class ClipSamProcessor(ProcessorMixin):
                 f"{shortened!r} has {num_tokens} tokens, and CLIP reads {max_length}, the end token included: words"
                 " after the class name, such as 'with damage', would be lost. Choose a shorter class name."
             )
+
+    def _warn_of_unknown_words(self, class_name: str) -> None:
+        """A word that falls into single letters has no part that the text tower ever learned anything about."""
+        for word in class_name.split():
+            parts = self.tokenizer.tokenize(word)
+            if len(parts) > 1 and all(len(part.removesuffix("</w>")) == 1 for part in parts):
+                logger.warning_once(
+                    f"{word!r} says nothing to this model: no part of the word was in its training texts. A common"
+                    " word for the shape or the material may do better."
+                )
 
     def _check_special_tokens(self, class_name: str) -> None:
         """The tokenizer would take a special token for one, and CLIP would read what stands before it alone."""
