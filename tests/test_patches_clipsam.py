@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches and their distances: averages, the search, the coreset, the scale, and the fingerprint of what made them."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,6 +211,22 @@ def test_what_differs_is_named(
         check_fingerprint(before, fingerprint_encoder(tiny_model, tiny_processor))
 
 
+def test_texts_and_head_count_where_they_have_a_share(
+    tiny_model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
+) -> None:
+    tiny_model.config.reference_text_weight = 0.25
+    before = fingerprint_encoder(tiny_model, tiny_processor)
+    tiny_processor.normal_states = ["a new {}"]
+    with pytest.raises(ValueError, match="another model: other texts. Make"):
+        check_fingerprint(before, fingerprint_encoder(tiny_model, tiny_processor))
+    before = fingerprint_encoder(tiny_model, tiny_processor)
+    tiny_model.sam.mask_decoder.iou_token.weight.data.add_(1)
+    check_fingerprint(before, fingerprint_encoder(tiny_model, tiny_processor))
+    tiny_model.umci[0].fuse.bias.data.add_(1)
+    with pytest.raises(ValueError, match="another model: other weights. Make"):
+        check_fingerprint(before, fingerprint_encoder(tiny_model, tiny_processor))
+
+
 def test_other_preprocessing_is_named(
     tiny_model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
 ) -> None:
@@ -238,7 +253,8 @@ def test_what_does_not_touch_the_features_is_left_out(
     tiny_model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor
 ) -> None:
     tiny_model.config.reference_text_weight = 0.0
-    before = copy.deepcopy(fingerprint_encoder(tiny_model, tiny_processor))
+    before = fingerprint_encoder(tiny_model, tiny_processor)
+    tiny_processor.normal_states = ["a new {}"]
     tiny_model.config.update({"mutual_others": 3, "max_regions": 2, "mask_threshold": 0.4})
     tiny_model.umci[0].fuse.bias.data.add_(1)
     check_fingerprint(before, fingerprint_encoder(tiny_model, tiny_processor))

@@ -305,9 +305,12 @@ def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
         `dict[str, Any]`: JSON values. Of the weights a checksum of evenly spaced samples of each tensor, which takes
         milliseconds and tells trained models apart.
     """
-    config, vision = model.config, model.clip.vision_model
+    config, has_texts = model.config, model.config.reference_text_weight > 0
     digest = hashlib.sha256()
-    for name, weight in vision.named_parameters():
+    for name, weight in model.named_parameters():
+        # What makes the patches; for the localizer's own map all but the refiner
+        if name.startswith("sam.") or not (has_texts or name.startswith("clip.vision_model.")):
+            continue
         flat = weight.detach().flatten()
         sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy()
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
@@ -315,18 +318,24 @@ def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
     settings = {
         **of_references,
         "reference_layers": list(config.reference_layers or config.feature_layers),
-        "localizer": config.localizer if config.reference_text_weight > 0 else None,
+        "localizer": config.localizer if has_texts else None,
         "image_score": config.image_score,
         "score_top_fraction": config.score_top_fraction,
     }
-    preprocessing = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
+    localize = {name: value for name, value in config.settings_of("localize").items() if name != "clip_config"}
+    texts = [localize, processor.normal_states, processor.abnormal_states, processor.prompt_templates]
     return {
         "weights": digest.hexdigest()[:16],
         "dtype": str(model.dtype).removeprefix("torch."),
         "image_size": config.image_size,
-        "preprocessing": hashlib.sha256(preprocessing.encode()).hexdigest()[:16],
+        "preprocessing": _digest(processor.image_processor.to_dict()),
+        "texts": _digest(texts) if has_texts else None,
         **settings,
     }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_fingerprint(made_with: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -344,7 +353,7 @@ def check_fingerprint(made_with: Mapping[str, Any], now: Mapping[str, Any]) -> N
         return
     told = ", ".join(
         f"other {name}"
-        if name in ("weights", "preprocessing")
+        if name in ("weights", "preprocessing", "texts")
         else f"`{name}` {made_with.get(name)}, not {now.get(name)}"
         for name in differing
     )
