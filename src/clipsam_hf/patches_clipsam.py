@@ -22,8 +22,8 @@ from .localizer_clipsam import Localizer
 from .refinement_clipsam import score_map
 
 
-# A block of cosines of a search, in values: 64 MiB in float32
-_BLOCK = 2**24
+# A block of cosines of a search, in values: 4 MiB in float32, which stays in a processor's cache
+_BLOCK = 2**20
 
 # Of the greedy coreset: dimensions after the random projection, and rounds
 _CORESET_DIRECTIONS, _CORESET_ROUNDS = 128, 256
