@@ -119,7 +119,6 @@ class MutualReferences:
         self.places, self.folder = list(places), Path(folder)
         self.fingerprint, self.scale = dict(fingerprint), scale
         self.fraction, self.text_weight = fraction, text_weight
-        self.folder_owner: Any = None  # a temporary folder that must not go before this does
         self._loaded: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:

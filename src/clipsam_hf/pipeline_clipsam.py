@@ -5,6 +5,7 @@
 import base64
 import io
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,10 +183,14 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             return inference.prepare(item["image"], item.get("class_name", class_name), refine=False, timeout=timeout)
 
         folder = TemporaryDirectory(prefix="clipsam-mutual-")
-        mutual = MutualReferences.from_images(
-            inference, prepare, len(items), folder.name, skip_unreadable=on_error == "skip"
-        )
-        mutual.folder_owner = folder  # it goes when the last photograph has been compared
+        try:
+            mutual = MutualReferences.from_images(
+                inference, prepare, len(items), folder.name, skip_unreadable=on_error == "skip"
+            )
+        except BaseException:
+            folder.cleanup()
+            raise
+        weakref.finalize(mutual, folder.cleanup)  # when the last photograph has been compared
         return items, mutual
 
     def __getstate__(self) -> dict[str, Any]:
