@@ -114,10 +114,11 @@ class ScoredSet:
 
     def to_eval_results(self) -> list[EvalResult]:
         """Return the means as entries of the Hub's model index; each says which map and protocol it is of."""
+        setting = self.protocol.get("setting", "zero-shot")
         return [
             EvalResult(
                 task_type="image-segmentation",
-                task_name="Zero-shot anomaly segmentation",
+                task_name=f"{setting[0].upper()}{setting[1:]} anomaly segmentation",
                 dataset_type=self.name,
                 dataset_name=self.pretty_name,
                 dataset_split=self.protocol["data"]["split"],

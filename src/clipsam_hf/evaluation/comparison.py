@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the photographs of a data set are compared with: K good ones of each category, or each other."""
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -199,10 +200,13 @@ def choose_comparison(
         return MutualComparison(data, examples, options), examples
     if options.references_per_category is None:
         return NoComparison(), examples
-    count, scored = options.references_per_category, {str(data[each.place].image_path) for each in examples}
+    count, scored = (
+        options.references_per_category,
+        {os.path.realpath(data[each.place].image_path) for each in examples},
+    )
     spare: dict[str, list[AnomalySample]] = {}
     for sample in data.with_split("train") if isinstance(data, AnomalyFolder) else ():
-        if sample.label == 0 and str(sample.image_path) not in scored:
+        if sample.label == 0 and os.path.realpath(sample.image_path) not in scored:
             spare.setdefault(str(sample.category), []).append(sample)
 
     chosen, sources, taken = dict[str, list[AnomalySample]](), list[str](), set[int]()
