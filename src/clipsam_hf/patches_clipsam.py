@@ -32,7 +32,7 @@ OUTLIER_COUNT = 5
 """Of fewer photographs nothing can be said about outliers."""
 
 # A photograph stands out by so many robust deviations
-_OUTLIER_DEVIATIONS = 5.0
+_OUTLIER_DEVIATIONS = 4.0
 
 # The share of a normal distribution below 1.645 standard deviations: the upper tail from which the spread is read
 _TAIL, _TAIL_DEVIATIONS = 0.95, 1.645
