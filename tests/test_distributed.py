@@ -18,11 +18,15 @@ from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, set_seed
+from miniature_sets import write_photograph
 from test_training import batch_of_step
 from test_training_script import write_set
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
+from clipsam_hf.data import AnomalyFolder
+from clipsam_hf.evaluation import EvaluationOptions, evaluate
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import TrainingInterruptedError, train_umci
 from clipsam_hf.training import run as training_run
 from clipsam_hf.training.checkpoints import load_trained, newest_checkpoint, read_state
@@ -253,3 +257,26 @@ def test_accelerate_reads_the_configuration(path: Path) -> None:
     assert configuration.num_processes == {"cpu_two_processes": 2, "multi_node": 16}.get(
         path.stem, 8 if "8" in path.stem or path.stem == "fsdp" else 1
     )
+
+
+def evaluate_in(folder: Path, checkpoint: Path, root: Path, options: EvaluationOptions) -> None:
+    model = ClipSamForAnomalySegmentation.from_pretrained(checkpoint)
+    model.config.update({"reference_text_weight": 0.0, "mutual_text_weight": 0.0})
+    processor = ClipSamProcessor.from_pretrained(checkpoint)
+    evaluate(model, processor, AnomalyFolder(root), options, output_dir=folder, device="cpu")
+
+
+@pytest.mark.parametrize("protocol", [{"mutual": True}, {"references_per_category": 1}], ids=["mutual", "references"])
+def test_two_processes_compare_as_one(tiny_checkpoint: Path, tmp_path: Path, protocol: dict[str, Any]) -> None:
+    for category in ("plate", "ring"):
+        for number in range(3):
+            write_photograph(tmp_path / "set" / category / "test" / "good" / f"{number:03d}.png", number)
+            photograph = tmp_path / "set" / category / "test" / "bent" / f"{number:03d}.png"
+            mask = tmp_path / "set" / category / "ground_truth" / "bent" / f"{number:03d}_mask.png"
+            write_photograph(photograph, 10 + number, mask)
+    options = EvaluationOptions(size=48, refine=False, **protocol)
+    run_processes(evaluate_in, tmp_path / "two", tiny_checkpoint, tmp_path / "set", options)
+    evaluate_in(tmp_path / "one", tiny_checkpoint, tmp_path / "set", options)
+
+    one, two = ((tmp_path / name / "results.json").read_bytes() for name in ("one", "two"))
+    assert one == two

@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, SamConfig, SamHQConfig, SamModel
 
-from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation
+from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamReferences
+from clipsam_hf.mutual_clipsam import MutualReferences
+from clipsam_hf.patches_clipsam import Scale, describe_photographs
+from clipsam_hf.references_clipsam import ReferenceSettings
 from clipsam_hf.regions_clipsam import SamPrompts
 
 
@@ -135,6 +138,42 @@ def test_localizers_without_training_have_the_stated_cost(kind: str, fields: dic
     assert outputs.logits.shape == (1, 4 if kind == "similarity" else 1, 2, 37, 37)
     assert outputs.anomaly_map.shape == (1, 518, 518)
     assert counter.get_total_flops() / 1e12 == pytest.approx(teraflops, rel=0.015)
+
+
+def describe_at_full_size() -> tuple[list[Tensor], ClipSamConfig]:
+    """What a photograph of 518 x 518 gives, without values."""
+    with torch.device("meta"):
+        model = ClipSamForAnomalySegmentation(ClipSamConfig()).eval()
+        patches, _ = describe_photographs(model, torch.zeros(1, 3, 518, 518))
+    assert [tuple(each.shape) for each in patches] == [(1, 1024, 37, 37)] * 4
+    return patches, model.config
+
+
+@torch.no_grad()
+def test_references_cost_less_than_clip() -> None:
+    """Eight photographs, four blocks, three neighbourhoods: 0.37 TFLOP beside CLIP's 1.01, and 257 MiB."""
+    patches, config = describe_at_full_size()
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        memory = [torch.zeros(8 * 37 * 37, 1024, dtype=torch.half) for _ in range(4 * 3)]
+        fingerprint = config.settings_of("reference")
+        settings = ReferenceSettings("object", fingerprint, ["a"], [(518, 518)], 0.1, 0.01, ())
+        references = ClipSamReferences(memory, torch.zeros(8 * 37 * 37), settings)
+        assert references.compare(patches, (518, 518)).shape == (1, 518, 518)
+    assert counter.get_total_flops() / 1e12 == pytest.approx(0.368, rel=0.01)
+    assert sum(each.nbytes for each in memory) / 2**20 == pytest.approx(257, rel=0.01)
+
+
+@torch.no_grad()
+def test_mutual_scoring_has_the_stated_cost() -> None:
+    """32 others: 1.47 TFLOP a photograph, and descriptions of 11 MiB each."""
+    patches, config = describe_at_full_size()
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        fingerprint = config.settings_of("reference")
+        mutual = MutualReferences(range(33), "nowhere", fingerprint, 0.3, 0.0, Scale(0.1, 0.01))
+        mutual._loaded = {place: [each.half() for each in patches] for place in range(33)}
+        assert mutual.compare(patches, (518, 518), [0]).shape == (1, 518, 518)
+    assert counter.get_total_flops() / 1e12 == pytest.approx(1.474, rel=0.01)
+    assert sum(each.nbytes for each in mutual._loaded[0]) / 2**20 == pytest.approx(10.7, rel=0.01)
 
 
 def test_sam_hq_has_the_published_parameter_counts_and_shapes() -> None:

@@ -24,6 +24,7 @@ from clipsam_hf import (
     ClipSamConfig,
     ClipSamForAnomalySegmentation,
     ClipSamProcessor,
+    ClipSamReferences,
     ZeroShotAnomalySegmentationPipeline,
 )
 from clipsam_hf.cards.card import build_card
@@ -115,6 +116,34 @@ def test_head_is_published_alone(hub: HubStandIn, pipe: ZeroShotAnomalySegmentat
     assert all(name.startswith("umci.") for name in load(files[WEIGHTS]))
     assert json.loads(files["config.json"])["backbones_saved"] is False
     assert ModelCard(files["README.md"].decode()).data.base_model == ["org/clip", "org/sam"]
+
+
+def test_references_are_published_and_come_back(
+    hub: HubStandIn, pipe: ZeroShotAnomalySegmentationPipeline, tmp_path: Path
+) -> None:
+    """In a repository of their own, and beside a model whose files stay."""
+    references = ClipSamReferences.from_images(pipe.model, pipe.processor, [photograph()] * 2, class_name="candle")
+    commit = references.push_to_hub("org/line", token=TOKEN)
+    repository = hub.repositories["org/line"]
+    assert list(repository.commits)[1:] == [commit.oid]
+    assert {"references.json", "references.safetensors"} <= repository.files.keys()
+    pipe.push_to_hub("org/clipsam-visa", token=TOKEN)
+    before = dict(hub.repositories["org/clipsam-visa"].files)
+    references.push_to_hub("org/clipsam-visa", token=TOKEN)
+    after = hub.repositories["org/clipsam-visa"].files
+    assert before.items() <= after.items() and after.keys() - before.keys() == {
+        "references.json",
+        "references.safetensors",
+    }
+
+    expected = pipe(photograph(), references=references)
+    for name in ("org/line", "org/clipsam-visa"):
+        loaded = ClipSamReferences.from_pretrained(name, token=TOKEN)
+        assert loaded.class_name == "candle" and loaded.decision_threshold == references.decision_threshold
+        np.testing.assert_array_equal(pipe(photograph(), references=name)["anomaly_map"], expected["anomaly_map"])
+    assert ClipSamReferences.from_pretrained("org/line", revision=commit.oid, token=TOKEN).class_name == "candle"
+    with pytest.raises(OSError, match="There are no references 'org/nothing', neither in a folder nor on the Hub"):
+        ClipSamReferences.from_pretrained("org/nothing", token=TOKEN)
 
 
 def test_saving_can_publish_too(hub: HubStandIn, pipe: ZeroShotAnomalySegmentationPipeline, tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def load(folder):
 model, processor, pipe = load(folder)
 np.save(retrained + "-before.npy", pipe(photograph, class_name="candle")["anomaly_map"])
 
+# 1a. Good photographs, a folder of them that was saved, and photographs that are compared with each other
+pipe.model.config.update({"reference_text_weight": 0.0, "mutual_text_weight": 0.0})
+good = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (24, 40, 3), dtype=np.uint8)) for n in range(1, 4)]
+ground_floor = sys.modules[type(pipe).__module__]
+references = ground_floor.ClipSamReferences.from_images(pipe.model, pipe.processor, good, class_name="candle")
+assert type(references).__module__.startswith("transformers_modules.")
+references.save_pretrained(retrained + "-line")
+expected = pipe(photograph, references=good, class_name="candle")
+for given in (references, retrained + "-line"):
+    assert (pipe(photograph, references=given)["anomaly_map"] == expected["anomaly_map"]).all()
+np.save(retrained + "-references.npy", expected["anomaly_map"])
+np.save(retrained + "-mutual.npy", pipe([photograph, *good], references="mutual")[0]["anomaly_map"])
+
 # 2. Train one step
 inputs = processor(
     images=[photograph] * 2, text="candle", segmentation_maps=[np.eye(24)] * 2, return_sam_inputs=False,
@@ -83,8 +96,8 @@ def saved(tiny_checkpoint: Path) -> Path:
     return folder
 
 
-def photograph() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
+def photograph(number: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (24, 40, 3), dtype=np.uint8))
 
 
 def test_registered_task_is_ours() -> None:
@@ -202,4 +215,11 @@ def test_without_the_package_the_folder_works(saved: Path) -> None:
     with torch.no_grad():
         own = pipeline(TASK, model=saved)(photograph(), class_name="candle")["anomaly_map"]
     np.testing.assert_allclose(before, own, atol=1e-6)
+
+    pipe = pipeline(TASK, model=saved)
+    pipe.model.config.update({"reference_text_weight": 0.0, "mutual_text_weight": 0.0})
+    compared = pipe(photograph(), references=f"{retrained}-line")["anomaly_map"]  # the same format, here and there
+    np.testing.assert_allclose(np.load(f"{retrained}-references.npy"), compared, atol=1e-5)
+    mutual = pipe([photograph(), *(photograph(number) for number in range(1, 4))], references="mutual")
+    np.testing.assert_allclose(np.load(f"{retrained}-mutual.npy"), mutual[0]["anomaly_map"], atol=1e-4)
     assert np.abs(after - before).max() > 1e-4
