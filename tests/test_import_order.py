@@ -51,10 +51,10 @@ GROUND_FLOOR: dict[str, set[str]] = {
     "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
     "inference_clipsam": {"image_loading", "patches_clipsam", "processing_clipsam", "refinement_clipsam"},
+    "gallery_clipsam": {"image_loading", "inference_clipsam", "mutual_clipsam", "patches_clipsam"},
     "references_clipsam": {
-        "image_loading",
+        "gallery_clipsam",
         "inference_clipsam",
-        "mutual_clipsam",
         "patches_clipsam",
         "processing_clipsam",
         "publishing_clipsam",
@@ -122,6 +122,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
     },
     "lines": {"image_loading", "inference_clipsam", "mutual_clipsam", "patches_clipsam", "references_clipsam"},
     "cli": {
+        "gallery_clipsam",
         "EMBEDDED_CHECKPOINT",
         "__version__",
         "configuration_clipsam",

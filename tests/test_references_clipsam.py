@@ -20,12 +20,13 @@ from clipsam_hf import (
     ClipSamForAnomalySegmentation,
     ClipSamProcessor,
     ClipSamReferences,
-    references_clipsam,
+    gallery_clipsam,
 )
+from clipsam_hf.gallery_clipsam import list_sources
 from clipsam_hf.image_loading import ImageReadError
 from clipsam_hf.inference_clipsam import ClipSamInference, Prediction
 from clipsam_hf.patches_clipsam import describe_photographs, find_outliers, mix_maps
-from clipsam_hf.references_clipsam import list_sources, take_references
+from clipsam_hf.references_clipsam import take_references
 
 
 SIDE = 32
@@ -272,7 +273,7 @@ def test_photographs_that_were_not_kept_are_looked_at_again(
     inference: ClipSamInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = make(inference)
-    monkeypatch.setattr(references_clipsam, "_KEPT_BYTES", 5000)  # one and a half of 4 x 4 tokens of 32 numbers
+    monkeypatch.setattr(gallery_clipsam, "_KEPT_BYTES", 5000)  # one and a half of 4 x 4 tokens of 32 numbers
     again = make(inference)
     assert again.settings == kept.settings
     assert all(torch.equal(first, second) for first, second in zip(kept.memory, again.memory, strict=True))
@@ -399,6 +400,27 @@ def test_another_format_raises(inference: ClipSamInference, tmp_path: Path) -> N
         ClipSamReferences.from_pretrained(tmp_path)
 
 
+def damage_settings(folder: Path) -> None:
+    settings = json.loads((folder / "references.json").read_text())
+    del settings["centre"]
+    (folder / "references.json").write_text(json.dumps(settings))
+
+
+def damage_weights(folder: Path) -> None:
+    content = (folder / "references.safetensors").read_bytes()
+    (folder / "references.safetensors").write_bytes(content[:-5])
+
+
+@pytest.mark.parametrize("damage", [damage_settings, damage_weights])
+def test_damaged_references_are_told(
+    inference: ClipSamInference, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    make(inference).save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match="The references '.*' are damaged: "):
+        ClipSamReferences.from_pretrained(tmp_path)
+
+
 def test_a_file_is_no_target(inference: ClipSamInference, tmp_path: Path) -> None:
     (tmp_path / "line").write_text("mine")
     with pytest.raises(NotADirectoryError, match="saved to a folder, got the file"):
@@ -476,6 +498,14 @@ def test_other_proportions_warn(inference: ClipSamInference, caplog: Any, size: 
     with library_log(caplog):
         predict(inference, references, photograph(9, size=size))
     assert (f"A photograph of {size[1]} x {size[0]} pixels" in caplog.text) is warns
+
+
+def test_each_size_is_told_once(inference: ClipSamInference, caplog: Any) -> None:
+    references = make(inference)
+    with library_log(caplog):
+        for _ in range(2):
+            predict(inference, references, photograph(9, size=(64, 32)), photograph(8, size=(96, 32)))
+    assert [caplog.text.count(f"of 32 x {height} pixels") for height in (64, 96)] == [1, 1]
 
 
 def test_references_may_have_many_sizes(inference: ClipSamInference, caplog: Any) -> None:

@@ -33,11 +33,12 @@ from .evaluation.report import FILE_NAMES
 from .evaluation.run import evaluate as run_evaluation
 from .evaluation.sets import COMBINED_NAME, check_set_outputs, evaluate_sets
 from .evaluation.writers.as_text import to_combined_text
+from .gallery_clipsam import check_quantile
 from .image_loading import find_photographs
 from .lines import check_line, score_photographs, to_text
 from .modeling_clipsam import ClipSamForAnomalySegmentation
 from .processing_clipsam import ClipSamProcessor, check_class_name
-from .references_clipsam import ClipSamReferences, check_quantile
+from .references_clipsam import ClipSamReferences
 
 
 __all__ = ["app", "main"]

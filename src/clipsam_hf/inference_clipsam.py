@@ -249,10 +249,10 @@ class ClipSamInference:
         patches, text_map = describe_photographs(model, pixel_values, text_embeds)
         places = [image.place for image in images]
         compared = references.compare(patches, pixel_values.shape[-2:], places)
-        rough_maps = maps = mix_maps(compared, text_map, text_weight)
+        rough_maps = maps = references.keep_inside(mix_maps(compared, text_map, text_weight))
         if images[0].is_refined:
             refined = model.refine(rough_maps, **inputs, binarize_threshold=references.region_threshold)
-            maps = torch.stack([each.anomaly_map for each in refined])
+            maps = references.keep_inside(torch.stack([each.anomaly_map for each in refined]))
         scores = score_compared(model, rough_maps)
         return rough_maps, maps, scores, scores
 

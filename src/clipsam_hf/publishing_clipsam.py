@@ -26,6 +26,7 @@ TASK = "zero-shot-anomaly-segmentation"
 CODE_FILES = (
     "checkpoint_clipsam.py",
     "configuration_clipsam.py",
+    "gallery_clipsam.py",
     "image_loading.py",
     "inference_clipsam.py",
     "localizer_clipsam.py",

@@ -9,36 +9,28 @@ score among the good ones is a threshold for a verdict.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import CommitInfo
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import cached_file, logging
 
-from .image_loading import find_photographs
+from .gallery_clipsam import Gallery, check_quantile, fill_memory, judge_references, list_sources
 from .inference_clipsam import ClipSamInference
-from .mutual_clipsam import explain_mixture, find_mixture
 from .patches_clipsam import (
     Scale,
     average_neighbourhoods,
     check_fingerprint,
-    choose_coreset,
-    describe_photographs,
     find_nearest,
-    find_outliers,
     fingerprint_encoder,
-    measure_scale,
-    mix_maps,
     read_roi,
     resize_roi,
-    score_compared,
-    to_grid,
 )
 from .processing_clipsam import check_class_name
 from .publishing_clipsam import push, replace_files
@@ -49,9 +41,6 @@ logger = logging.get_logger(__name__)
 WEIGHTS_NAME = "references.safetensors"
 SETTINGS_NAME = "references.json"
 FORMAT = 1
-
-# What is kept of photographs between the two looks at them; beyond it they are looked at twice
-_KEPT_BYTES = 2**30
 
 # A photograph whose proportions differ by more than this factor is seen squashed in another way
 _ASPECT_TOLERANCE = 1.25
@@ -119,6 +108,7 @@ class ClipSamReferences:
     ) -> None:
         self.memory, self.photographs = list(memory), photographs
         self.settings, self.roi_mask = settings, roi_mask
+        self._warned: set[tuple[int, int]] = set()  # sizes of photographs, each told once
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -198,14 +188,17 @@ class ClipSamReferences:
         if max_patches < 1:
             raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
         sources, name = list_sources(images, "references"), check_class_name(class_name)
-        gallery = _Gallery(model, processor, sources, name, timeout)
+        gallery = Gallery(model, processor, sources, name, timeout)
         roi = None if roi_mask is None else read_roi(roi_mask, model.config.image_size, timeout)
         with logging.tqdm(
             total=2 * len(gallery.sources), unit="look", disable=None if show_progress else True
         ) as progress:
-            memory, photographs = _fill_memory(gallery, roi, rotations, max_patches, seed, progress)
-            references = cls(memory, photographs, gallery.settings(), roi)
-            references.settings = _judge(references, gallery, quantile, progress)
+            memory, photographs = fill_memory(gallery, roi, rotations, max_patches, seed, progress)
+            sizes = [gallery.sizes[index] for index in range(len(sources))]
+            fingerprint, groups = fingerprint_encoder(model, processor), gallery.find_groups()
+            settings = ReferenceSettings(name, fingerprint, gallery.names, sizes, 0.0, 1.0, (), groups=groups)
+            references = cls(memory, photographs, settings, roi)
+            references.settings = judge_references(references, gallery, quantile, progress)
         return references
 
     def without(self, photograph: int | None) -> "ClipSamReferences":
@@ -254,12 +247,31 @@ class ClipSamReferences:
         Returns:
             `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1]; 0 outside the region of interest.
         """
-        return self._scaled(self.measure(patches), size)
+        return self.to_map(self.measure(patches), size)
 
-    def _scaled(self, distances: Tensor, size: Sequence[int]) -> Tensor:
+    def to_map(self, distances: Tensor, size: Sequence[int]) -> Tensor:
+        """Makes maps of distances.
+
+        Args:
+            distances (`torch.Tensor` of shape `(batch_size, height, width)`): Those of `measure`.
+            size (`Sequence[int]`): (height, width) of the maps.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
+        """
         scale = Scale(self.settings.centre, self.settings.spread)
-        maps = scale.to_map(distances, size, self.settings.fingerprint["reference_deviations"])
-        return maps if self.roi_mask is None else maps * resize_roi(self.roi_mask, size).to(maps)
+        return self.keep_inside(scale.to_map(distances, size, self.settings.fingerprint["reference_deviations"]))
+
+    def keep_inside(self, maps: Tensor) -> Tensor:
+        """Sets maps to 0 outside the region of interest, whoever marked something there.
+
+        Args:
+            maps (`torch.Tensor` of shape `(batch_size, height, width)`): In CLIP's frame, in [0, 1].
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, height, width)`: In [0, 1].
+        """
+        return maps if self.roi_mask is None else maps * resize_roi(self.roi_mask, maps.shape[-2:]).to(maps)
 
     def check(self, model: Any, processor: Any) -> None:
         """Raises if these references cannot be used with a model.
@@ -288,7 +300,9 @@ class ClipSamReferences:
                 f"A photograph of {class_name!r} cannot be compared with references of {self.class_name!r}."
             )
         aspect, aspects = size[1] / size[0], [width / height for height, width in self.settings.sizes]
-        if not min(aspects) / _ASPECT_TOLERANCE <= aspect <= max(aspects) * _ASPECT_TOLERANCE:
+        is_alike = min(aspects) / _ASPECT_TOLERANCE <= aspect <= max(aspects) * _ASPECT_TOLERANCE
+        if not is_alike and (size[0], size[1]) not in self._warned:
+            self._warned.add((size[0], size[1]))
             height, width = self.settings.sizes[0]
             logger.warning(
                 f"A photograph of {size[1]} x {size[0]} pixels is compared with references of {width} x {height}: CLIP"
@@ -346,10 +360,13 @@ class ClipSamReferences:
         settings = json.loads(Path(settings_path).read_text(encoding="utf-8"))
         if (found := settings.pop("format", None)) != FORMAT:
             raise ValueError(f"{name!r} holds references of format {found!r}; known is {FORMAT}.")
-        tensors = load_file(weights_path)
-        roi_mask, photographs = tensors.pop("roi_mask", None), tensors.pop("photographs")
-        memory = [tensors[f"memory.{index}"] for index in range(len(tensors))]
-        return cls(memory, photographs, ReferenceSettings(**settings), roi_mask)
+        try:
+            tensors = load_file(weights_path)
+            roi_mask, photographs = tensors.pop("roi_mask", None), tensors.pop("photographs")
+            memory = [tensors[f"memory.{index}"] for index in range(len(tensors))]
+            return cls(memory, photographs, ReferenceSettings(**settings), roi_mask)
+        except (KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"The references {name!r} are damaged: {error}.") from error
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """Publishes the references in one commit.
@@ -366,12 +383,6 @@ class ClipSamReferences:
             OSError: If the Hub cannot be reached or refuses.
         """
         return push(self.save_pretrained, repo_id, **kwargs)
-
-
-def check_quantile(quantile: float) -> None:
-    """Raises ValueError if a quantile does not lie in (0, 1]."""
-    if not 0 < quantile <= 1:
-        raise ValueError(f"`quantile` must lie in (0, 1], got {quantile}.")
 
 
 def take_references(
@@ -393,11 +404,12 @@ def take_references(
         TypeError, ValueError: If they are none of these, or were made with another model.
         ImageReadError, OSError: If one cannot be read.
     """
-    if isinstance(references, (str, os.PathLike)) and os.path.isfile(references):
+    is_name = isinstance(references, (str, os.PathLike))
+    if is_name and os.path.isfile(references):
         raise ValueError(
             f"`references` must be a folder or a list of photographs, got the file {os.fspath(references)!r}."
         )
-    if isinstance(references, (str, os.PathLike)) and not _is_folder_of_photographs(references):
+    if is_name and (not os.path.isdir(references) or is_saved_in(references)):
         references = ClipSamReferences.from_pretrained(references)
     if not isinstance(references, ClipSamReferences):
         return ClipSamReferences.from_images(
@@ -405,10 +417,6 @@ def take_references(
         )
     references.check(inference.model, inference.processor)
     return references
-
-
-def _is_folder_of_photographs(name: str | os.PathLike[str]) -> bool:
-    return os.path.isdir(name) and not is_saved_in(name)
 
 
 def is_saved_in(folder: str | os.PathLike[str]) -> bool:
@@ -423,174 +431,4 @@ def is_saved_in(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / SETTINGS_NAME).is_file()
 
 
-def list_sources(images: Any, what: str) -> list[Any]:
-    """Lists photographs.
-
-    Args:
-        images (`str`, `os.PathLike` or `Sequence`): A folder, or a list of what `load_rgb` reads.
-        what (`str`): How messages call them.
-
-    Returns:
-        `list`: At least one.
-
-    Raises:
-        TypeError, ValueError: If there is none, or it is neither.
-    """
-    if isinstance(images, (str, os.PathLike)):
-        return list(find_photographs(images))
-    if not isinstance(images, (list, tuple)):
-        raise TypeError(f"`{what}` must be a folder or a list of photographs, got {type(images).__name__}.")
-    if not images:
-        raise ValueError(f"`{what}` is an empty list: at least one photograph is needed.")
-    return list(images)
-
-
-class _Look(NamedTuple):
-    """What is remembered of a photograph until all have been compared."""
-
-    patches: list[Tensor]
-    text_map: Tensor | None
-
-
-class _Gallery:
-    """The photographs of which references are made; each is described once, as far as the memory allows."""
-
-    def __init__(self, model: Any, processor: Any, sources: list[Any], class_name: str, timeout: float | None) -> None:
-        self.inference, self.sources = ClipSamInference(model, processor), sources
-        self.class_name, self.timeout = class_name, timeout
-        self.sizes: dict[int, tuple[int, int]] = {}
-        self.means: dict[int, np.ndarray] = {}  # of each photograph the mean patch of the last block
-        self._kept: dict[int, _Look] = {}
-        self._kept_bytes = 0
-
-    def settings(self) -> ReferenceSettings:
-        """All that is known before the comparison."""
-        fingerprint = fingerprint_encoder(self.inference.model, self.inference.processor)
-        names = [_name(source, index) for index, source in enumerate(self.sources)]
-        sizes = [self.sizes[index] for index in range(len(names))]
-        groups = find_mixture([self.means[index] for index in range(len(names))])
-        if groups is not None:
-            logger.warning(f"{explain_mixture(groups, list(map(repr, names)))} References are of one product each.")
-        return ReferenceSettings(self.class_name, fingerprint, names, sizes, 0.0, 1.0, (), groups=groups)
-
-    def pixels(self, index: int) -> Tensor:
-        """(1, 3, height, width): a photograph as CLIP sees it."""
-        prepared = self.inference.prepare(self.sources[index], self.class_name, refine=False, timeout=self.timeout)
-        self.sizes[index] = prepared.size
-        return prepared.inputs["pixel_values"]
-
-    def describe(self, pixel_values: Tensor) -> _Look:
-        """Runs CLIP on a photograph."""
-        model = self.inference.model
-        text_embeds = self.inference.embed(self.class_name) if model.config.reference_text_weight > 0 else None
-        return _Look(*describe_photographs(model, pixel_values.to(model.device), text_embeds))
-
-    def at(self, index: int) -> _Look:
-        """The description of a photograph, again if it could not be kept."""
-        if index in self._kept:
-            return self._kept[index]
-        look = self.describe(self.pixels(index))
-        self.means[index] = look.patches[-1].mean(dim=(0, 2, 3)).cpu().numpy()
-        size = sum(each.nbytes for each in look.patches)
-        if self._kept_bytes + size <= _KEPT_BYTES:
-            self._kept[index] = look
-            self._kept_bytes += size
-        return look
-
-
-def _fill_memory(
-    gallery: _Gallery, roi: Tensor | None, rotations: bool, max_patches: int, seed: int, progress: Any
-) -> tuple[list[Tensor], Tensor]:
-    """The patches of all photographs, those that a coreset keeps, and from which photograph each is."""
-    count = len(gallery.sources)
-    sides = gallery.inference.model.config.reference_neighbourhoods
-    views = (0, 1, 2, 3) if rotations else (0,)
-    # Twice as many candidates as are kept, of each photograph as many: the memory does not grow with their number
-    share = -(-2 * max_patches // (count * len(views)))
-    generator = torch.Generator().manual_seed(seed)
-    columns: list[list[Tensor]] = []
-    photographs = []
-    for index in range(count):
-        for turns in views:
-            look = gallery.at(index) if turns == 0 else gallery.describe(gallery.pixels(index).rot90(turns, (-2, -1)))
-            tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
-            places = torch.arange(len(tokens[0]))
-            if roi is not None:
-                inside = to_grid(roi, look.patches[0].shape[-2:])
-                places = places[inside.rot90(turns).flatten()]
-                if len(places) == 0:
-                    raise ValueError("The region of interest of the references is empty: no patch lies inside.")
-            if len(places) > share:
-                places = places[torch.randperm(len(places), generator=generator)[:share].sort().values]
-            columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
-            photographs.append(torch.full((len(places),), index, dtype=torch.int32))
-        progress.update()
-    entries = [torch.cat(column) for column in zip(*columns, strict=True)]
-    owners = torch.cat(photographs)
-    if len(owners) > max_patches:
-        chosen = choose_coreset(entries[-1], max_patches, seed=seed)
-        entries, owners = [each[chosen] for each in entries], owners[chosen]
-    if count > 1 and bool((owners == owners[0]).all()):
-        raise ValueError(
-            f"`max_patches` {max_patches} is too few for {count} photographs: it holds patches of one only."
-        )
-    return entries, owners
-
-
-def _judge(references: ClipSamReferences, gallery: _Gallery, quantile: float, progress: Any) -> ReferenceSettings:
-    """Compares each photograph with the others: what distances are usual, what scores good photographs have."""
-    is_single = len(references) == 1
-    distances, text_maps = [], []
-    for index, look in enumerate(_views(gallery) if is_single else map(gallery.at, range(len(references)))):
-        distances.append(references.without(None if is_single else index).measure(look.patches))
-        text_maps.append(look.text_map)
-        progress.update()
-    roi = None if references.roi_mask is None else to_grid(references.roi_mask, distances[0].shape[-2:])
-    inside = [(each[0] if roi is None else each[0][roi.to(each.device)]).flatten().cpu().numpy() for each in distances]
-    known = asdict(references.settings) | measure_scale(inside)._asdict()
-
-    # Scores as a photograph of the line will get them
-    references.settings = ReferenceSettings(**known)
-    model = gallery.inference.model
-    side = model.config.image_size
-    maps = (
-        mix_maps(references._scaled(measured, (side, side)), text_map, references.text_weight)
-        for measured, text_map in zip(distances, text_maps, strict=True)
-    )
-    known["scores"] = [float(score_compared(model, each)) for each in maps]
-    if is_single:
-        return ReferenceSettings(**known)
-
-    known["outliers"] = find_outliers(inside)
-    usual = [score for index, score in enumerate(known["scores"]) if index not in known["outliers"]]
-    known["decision_threshold"] = threshold = float(np.quantile(usual, quantile, method="higher"))
-    known["expected_false_alarms"] = (1 + sum(score > threshold for score in usual)) / (1 + len(usual))
-    for index in known["outliers"]:
-        logger.warning(
-            f"{known['names'][index]!r} stands out among the references (score {known['scores'][index]:.2f}, the"
-            f" others at most {max(usual):.2f}): see whether it is a good one. It does not count for the threshold."
-        )
-    return ReferenceSettings(**known)
-
-
-def _views(gallery: _Gallery) -> Iterator[_Look]:
-    """Of a single photograph, its mirror image and itself moved by half a patch: a rough idea of usual distances."""
-    pixels = gallery.pixels(0)
-    step = gallery.inference.model.config.clip_config.vision_config.patch_size // 2
-    moved = torch.nn.functional.pad(pixels, (step, 0, step, 0), mode="replicate")[..., :-step, :-step]
-    for view in (pixels.flip(-1), moved):
-        yield gallery.describe(view)
-
-
-def _name(source: Any, index: int) -> str:
-    return os.path.basename(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"photograph {index + 1}"
-
-
-__all__ = [
-    "ClipSamReferences",
-    "ReferenceSettings",
-    "check_quantile",
-    "is_saved_in",
-    "list_sources",
-    "take_references",
-]
+__all__ = ["ClipSamReferences", "ReferenceSettings", "is_saved_in", "take_references"]
