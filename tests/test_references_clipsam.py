@@ -296,6 +296,14 @@ def test_outside_the_region_maps_are_nothing(inference: ClipSamInference) -> Non
     assert inside.pred_score > max(outside.pred_score, 0.5)
 
 
+def test_texts_and_sam_mark_nothing_outside_the_region_of_interest(inference: ClipSamInference) -> None:
+    inference.model.config.reference_text_weight, inference.model.head_is_trained = 0.5, True
+    references = make(inference, roi_mask=left_half())
+    (seen,) = predict(inference, references, photograph(9, (0, 0)), refine=True)
+    for anomaly_map in (seen.rough_anomaly_map, seen.anomaly_map):
+        assert (anomaly_map[:, SIDE // 2 :] == 0).all() and (anomaly_map[:, : SIDE // 2] > 0).any()
+
+
 def test_a_defect_outside_the_region_is_none_of_the_scale(inference: ClipSamInference) -> None:
     clean = make(inference, roi_mask=left_half())
     defective = make(inference, [photograph(0, (1, 3)), *GOOD[1:]], roi_mask=left_half())
