@@ -266,7 +266,11 @@ def evaluate_in(folder: Path, checkpoint: Path, root: Path, options: EvaluationO
     evaluate(model, processor, AnomalyFolder(root), options, output_dir=folder, device="cpu")
 
 
-@pytest.mark.parametrize("protocol", [{"mutual": True}, {"references_per_category": 1}], ids=["mutual", "references"])
+@pytest.mark.parametrize(
+    "protocol",
+    [{"mutual": True}, pytest.param({"references_per_category": 1}, marks=pytest.mark.slow)],
+    ids=["mutual", "references"],
+)
 def test_two_processes_compare_as_one(tiny_checkpoint: Path, tmp_path: Path, protocol: dict[str, Any]) -> None:
     for category in ("plate", "ring"):
         for number in range(3):
