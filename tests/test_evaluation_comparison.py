@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_cli import run
-from test_evaluation import SMALL, Parts, figures_of, save_photograph, stop_after
+from test_evaluation import Parts, figures_of, save_photograph, stop_after
 from test_evaluation import data as data
 from test_evaluation import parts as parts
 from test_evaluation import tree as tree
@@ -32,9 +32,10 @@ from clipsam_hf.pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipelin
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* regions are above the threshold:UserWarning")
 
-ONE_SHOT = EvaluationOptions(size=48, references_per_category=1)
-TWO_SHOT = EvaluationOptions(size=48, references_per_category=2)
-MUTUAL = EvaluationOptions(size=48, mutual=True)
+ONE_SHOT = EvaluationOptions(size=48, refine=False, references_per_category=1)
+TWO_SHOT = EvaluationOptions(size=48, refine=False, references_per_category=2)
+MUTUAL = EvaluationOptions(size=48, refine=False, mutual=True)
+TEXTS = EvaluationOptions(size=48, refine=False)
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +252,7 @@ def test_the_head_is_needed_where_texts_have_a_share(
 
 
 @pytest.mark.parametrize(
-    ("options", "setting"), [(SMALL, "zero-shot"), (ONE_SHOT, "1-shot"), (MUTUAL, "transductive")]
+    ("options", "setting"), [(TEXTS, "zero-shot"), (ONE_SHOT, "1-shot"), (MUTUAL, "transductive")]
 )
 def test_the_first_line_names_the_protocol(
     parts: Parts, data: AnomalyFolder, tmp_path: Path, options: EvaluationOptions, setting: str
@@ -280,7 +281,7 @@ def test_a_set_that_was_trained_on_is_told(parts: Parts, data: AnomalyFolder, op
 
 def test_protocols_stand_in_tables_of_their_own(parts: Parts, data: AnomalyFolder) -> None:
     found: dict[str, EvaluationResults] = {}
-    for name, options in (("a", SMALL), ("b", ONE_SHOT), ("c", MUTUAL), ("d", SMALL)):
+    for name, options in (("a", TEXTS), ("b", ONE_SHOT), ("c", MUTUAL), ("d", TEXTS)):
         results = evaluate(*parts, data, options)
         assert results is not None
         found[name] = results
@@ -299,7 +300,7 @@ def test_several_sets(parts: Parts, tree: Path, tmp_path: Path) -> None:
 
 def test_a_card_takes_figures_of_the_same_settings_alone(parts: Parts, data: AnomalyFolder) -> None:
     reports = {}
-    for name, options in (("texts", SMALL), ("references", ONE_SHOT)):
+    for name, options in (("texts", TEXTS), ("references", ONE_SHOT)):
         results = evaluate(*parts, data, options)
         assert results is not None
         reports[name] = json.loads(results.to("json"))
@@ -358,7 +359,7 @@ def test_a_run_that_was_killed_while_it_described_goes_on(
 
 
 def other_seed(parts: Parts) -> EvaluationOptions:
-    return EvaluationOptions(size=48, mutual=True, seed=1)
+    return EvaluationOptions(size=48, refine=False, mutual=True, seed=1)
 
 
 def other_protocol(parts: Parts) -> EvaluationOptions:
@@ -411,3 +412,15 @@ def test_one_category_is_in_the_memory_at_a_time(parts: Parts, data: AnomalyFold
         image = Image.fromarray(np.zeros((24, 40, 3), dtype=np.uint8))
         inference.predict([inference.prepare(image, refine=False)], mutual)
         assert mutual._loaded and not comparison._mutual[other]._loaded
+
+
+def test_a_report_says_how_good_the_verdicts_of_the_references_are(with_train: Path, parts: Parts) -> None:
+    results = evaluate(*parts, AnomalyFolder(with_train), TWO_SHOT)
+    assert results is not None
+    notes = [note for note in results.notes if "own threshold" in note]
+    assert [note.partition(":")[0] for note in notes] == ["plate", "ring"]
+    comparison, _, _ = choose(AnomalyFolder(with_train), TWO_SHOT)
+    comparison.prepare(ClipSamInference(*parts), with_train / "compared", join_processes("cpu"))
+    threshold = comparison.at("ring").decision_threshold
+    found = [row.scores["rough"] > threshold for row in results.images if (row.category, row.kind) == ("ring", "bent")]
+    assert len(found) == 2 and f", {threshold:.3f}, {sum(found)} of 2 abnormal" in notes[1]

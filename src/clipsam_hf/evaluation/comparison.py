@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the photographs of a data set are compared with: K good ones of each category, or each other."""
 
+import json
 import os
 import zlib
 from collections import Counter
@@ -14,13 +15,14 @@ import numpy as np
 from ..configuration_clipsam import ClipSamConfig
 from ..data import AnomalyDataset, AnomalyFolder, AnomalySample
 from ..data.layouts import GOOD
-from ..files import digest_json
+from ..files import digest_json, open_atomically
 from ..inference_clipsam import ClipSamInference, PreparedImage
 from ..mutual_clipsam import MutualReferences
 from ..references_clipsam import ClipSamReferences
 from .options import EvaluationOptions
 from .plan import Example
 from .processes import Processes
+from .rows import ImageRow
 
 
 __all__ = ["Comparison", "GoodPhotographs", "MutualComparison", "NoComparison", "choose_comparison", "needs_texts"]
@@ -55,6 +57,14 @@ class Comparison:
     def number_of(self, place: int) -> int | None:
         """Return the number of a photograph among those that are compared with each other."""
         return None
+
+    def judge(self, images: Sequence[ImageRow]) -> list[str]:
+        """Say how good the verdicts are that the comparison gives, a sentence for each category.
+
+        Args:
+            images (`Sequence[ImageRow]`): all that were scored, by all processes.
+        """
+        return []
 
 
 class NoComparison(Comparison):
@@ -94,7 +104,7 @@ class GoodPhotographs(Comparison):
         }
 
     def prepare(self, inference: ClipSamInference, folder: Path, processes: Processes) -> None:
-        self._inference = inference
+        self._inference, self._folder = inference, folder
 
     def at(self, category: str) -> ClipSamReferences:
         # Chunks come category by category: one memory at a time
@@ -103,7 +113,29 @@ class GoodPhotographs(Comparison):
             model, processor = self._inference.model, self._inference.processor
             name = self.class_names[category]
             self._made = category, ClipSamReferences.from_images(model, processor, images, class_name=name)
+            # The threshold is for the process that writes the report, which may not have made these
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with open_atomically(self._path_of(category)) as file:
+                file.write(json.dumps(self._made[1].decision_threshold).encode())
         return self._made[1]
+
+    def _path_of(self, category: str) -> Path:
+        return self._folder / f"threshold-{list(self.chosen).index(category):04d}.json"
+
+    def judge(self, images: Sequence[ImageRow]) -> list[str]:
+        notes = []
+        for category in self.chosen:
+            threshold = json.loads(self._path_of(category).read_text(encoding="utf-8"))
+            if threshold is None:
+                continue
+            own = [image for image in images if image.category == category]
+            good = [image.scores["rough"] > threshold for image in own if image.kind == GOOD]
+            abnormal = [image.scores["rough"] > threshold for image in own if image.kind != GOOD]
+            notes.append(
+                f"{category}: at the references' own threshold, {threshold:.3f}, {sum(abnormal)} of {len(abnormal)}"
+                f" abnormal images are found and {sum(good)} of {len(good)} good ones called abnormal"
+            )
+        return notes
 
 
 class MutualComparison(Comparison):

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -143,6 +144,7 @@ def evaluate(
 
         places = {example.place: example for example in examples}
         results = collect_results(state, groups, options, protocol, places, notes)
+        results = replace(results, notes=[*results.notes, *comparison.judge(results.images)])
         if output_dir is not None:
             results.write(Path(output_dir))
             state.remove()
