@@ -148,6 +148,18 @@ def test_photographs_make_references_of_their_own_name(
     assert (results if isinstance(results, list) else [results])[0]["label"] == "anomalous"
 
 
+@pytest.mark.parametrize("references", ["mutual", GOOD])
+def test_an_unusable_name_is_told(pipe: Pipe, references: Any) -> None:
+    with pytest.raises(TypeError, match="class name"):
+        pipe([{"image": BAD, "class_name": ["candle"]}] * 2, references=references)
+
+
+def test_photographs_of_two_products_cannot_share_references(pipe: Pipe) -> None:
+    with pytest.raises(ValueError, match="of 'candle' cannot be compared with references of 'object'"):
+        pipe([BAD, BAD], class_name=["candle", "bottle"], references=GOOD)
+    assert len(pipe([BAD, GOOD[0]], class_name=["candle", "bottle"], references="mutual")) == 2
+
+
 def test_references_may_belong_to_the_pipeline(pipe: Pipe, tmp_path: Path) -> None:
     make(pipe, class_name="candle").save_pretrained(tmp_path)
     own = Pipe(model=pipe.model, processor=pipe.processor, task=TASK, references=str(tmp_path))

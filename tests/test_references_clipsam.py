@@ -178,6 +178,21 @@ def test_with_texts_the_head_must_be_trained_and_has_its_share(inference: ClipSa
     assert references.decision_threshold == max(references.settings.scores)
 
 
+@pytest.mark.parametrize("localizer", ["vv", "windows", "similarity"])
+def test_localizers_without_training_have_their_share(
+    tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor, localizer: str
+) -> None:
+    weights = {"reference_text_weight": 0.25, "reference_neighbourhoods": (1,)}
+    config = ClipSamConfig.from_dict({**tiny_config.to_dict(), **weights, "localizer": localizer})
+    inference = ClipSamInference(ClipSamForAnomalySegmentation(config).eval(), tiny_processor)
+    references = make(inference)
+    (mixed,) = predict(inference, references, photograph(9, (1, 1)))
+    (text,) = inference.predict([inference.prepare(photograph(9, (1, 1)), refine=False)])
+    compared = references.compare(patches_of(inference, photograph(9, (1, 1))), (SIDE, SIDE))
+    expected = mix_maps(compared, text.rough_anomaly_map[None], 0.25)[0]
+    torch.testing.assert_close(mixed.rough_anomaly_map, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("image_score", ["max", "text"])
 def test_scores_are_of_the_map_whatever_the_image_score(inference: ClipSamInference, image_score: str) -> None:
     """`"text"` looks at no map: with references it gives way to the mean of the highest pixels."""

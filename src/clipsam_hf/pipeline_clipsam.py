@@ -412,12 +412,12 @@ def _number(items: "list[dict[str, Any]] | _Rows") -> "list[dict[str, Any]] | _N
 
 def _common_name(items: Any) -> str | None:
     """The class name that all photographs have of their own, if it is known before they are read."""
-    names: set[str | None] = set()
+    names: list[Any] = []
     if isinstance(items, _Rows):
-        names = set(items.class_names or ())
+        names = list(items.class_names or ())
     elif isinstance(items, (dict, list)):
-        names = {item.get("class_name") for item in (items if isinstance(items, list) else [items])}
-    return names.pop() if len(names) == 1 else None
+        names = [item.get("class_name") for item in (items if isinstance(items, list) else [items])]
+    return names[0] if names and all(name == names[0] for name in names) else None
 
 
 def _add_place(read: Callable[[], dict[str, Any]], index: int) -> dict[str, Any]:
