@@ -188,7 +188,8 @@ def judge_references(references: Any, gallery: Gallery, quantile: float, progres
     for index in outliers:
         logger.warning(
             f"{gallery.names[index]!r} stands out among the references (score {scores[index]:.2f}, the others at most"
-            f" {max(usual):.2f}): see whether it is a good one. It does not count for the threshold."
+            f" {max(usual):.2f}): see whether it is a good one. It does not count for the threshold, but what it"
+            " shows is held to be good."
         )
     return replace(
         references.settings,
