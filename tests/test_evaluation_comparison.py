@@ -3,6 +3,7 @@
 """Evaluation by comparison: which photographs are references, and that a report says which protocol it followed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from PIL import Image
 from test_cli import run
 from test_evaluation import Parts, figures_of, save_photograph, stop_after
 from test_evaluation import data as data
-from test_evaluation import parts as parts
 from test_evaluation import tree as tree
 
-from clipsam_hf import AnomalyMetrics, ClipSamReferences, mutual_clipsam
+from clipsam_hf import (
+    AnomalyMetrics,
+    ClipSamForAnomalySegmentation,
+    ClipSamProcessor,
+    ClipSamReferences,
+    mutual_clipsam,
+)
 from clipsam_hf.cards.evaluations import check_evaluation
 from clipsam_hf.data import AnomalyDataset, AnomalyFolder
 from clipsam_hf.evaluation import EvaluationOptions, evaluate, evaluate_sets
@@ -38,13 +44,15 @@ MUTUAL = EvaluationOptions(size=48, refine=False, mutual=True)
 TEXTS = EvaluationOptions(size=48, refine=False)
 
 
-@pytest.fixture(autouse=True)
-def without_texts(request: pytest.FixtureRequest) -> None:
-    """Models of these tests compare photographs by their patches alone."""
-    if "parts" in request.fixturenames:
-        model, _ = request.getfixturevalue("parts")
-        weights = {"reference_text_weight": 0.0, "mutual_text_weight": 0.0}
-        model.config.update({**weights, "reference_neighbourhoods": (1,)})
+@pytest.fixture
+def parts(tiny_model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor) -> Parts:
+    """A model with few sentences that compares photographs by their patches alone."""
+    tiny_processor.normal_states, tiny_processor.abnormal_states = ["{}", "perfect {}"], ["damaged {}"]
+    tiny_processor.prompt_templates = ["a photo of a {}."]
+    weights = {"reference_text_weight": 0.0, "mutual_text_weight": 0.0}
+    tiny_model.config.update({**weights, "reference_neighbourhoods": (1,), "max_regions": 2})
+    tiny_model.head_is_trained = True
+    return tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -424,3 +432,17 @@ def test_a_report_says_how_good_the_verdicts_of_the_references_are(with_train: P
     threshold = comparison.at("ring").decision_threshold
     found = [row.scores["rough"] > threshold for row in results.images if (row.category, row.kind) == ("ring", "bent")]
     assert len(found) == 2 and f", {threshold:.3f}, {sum(found)} of 2 abnormal" in notes[1]
+
+
+def test_without_a_good_photograph_good_parts_of_defective_ones_are_references(tree: Path, parts: Parts) -> None:
+    for category in ("plate", "ring"):
+        shutil.rmtree(tree / category / "test" / "good")
+    options = EvaluationOptions(size=48, references_per_category=3)
+    with pytest.raises(
+        ValueError, match="0 good photographs in the train split and 0 in the scored one: too few for 3"
+    ):
+        choose(AnomalyFolder(tree), options)
+    results = evaluate(*parts, AnomalyFolder(tree, category="plate"), options)
+    assert results is not None and len(results.images) == 1
+    assert results.to_text().startswith("3-shot of good parts: ")
+    assert "good parts of defective photographs" in results.protocol["data"]["references_of"]

@@ -537,3 +537,22 @@ def test_references_may_have_many_sizes(inference: ClipSamInference, caplog: Any
     with library_log(caplog):
         predict(inference, references, photograph(9, size=(32, 50)))
     assert caplog.text == ""
+
+
+def test_of_defective_photographs_what_is_good_counts(inference: ClipSamInference) -> None:
+    mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    mask[8:16, 24:] = 255
+    defective = [photograph(number, (1, 3)) for number in range(2)]
+    references = make(inference, [*defective, *GOOD[2:]], defect_masks=[mask, mask, None, None])
+    assert references.photographs.bincount().tolist() == [10, 10, 16, 16]  # tokens; six are at the defect
+    plain = make(inference, [*defective, *GOOD[2:]])
+    (found,), (missed,) = (predict(inference, each, photograph(9, (1, 3))) for each in (references, plain))
+    assert found.pred_score > 0.9 > max(references.settings.scores) and found.pred_score > missed.pred_score
+
+
+def test_masks_of_defects_are_checked(inference: ClipSamInference) -> None:
+    everywhere = np.full((SIDE, SIDE), 255, dtype=np.uint8)
+    with pytest.raises(ValueError, match="'photograph 2' is marked as defective everywhere"):
+        make(inference, GOOD[:2], defect_masks=[None, everywhere])
+    with pytest.raises(ValueError, match="`defect_masks` has 1 entries for 2 photographs"):
+        make(inference, GOOD[:2], defect_masks=[None])

@@ -3,7 +3,7 @@
 """How references are made: photographs are described, a memory is filled, and each is compared with the others."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from .patches_clipsam import (
     find_outliers,
     measure_scale,
     mix_maps,
+    read_roi,
+    resize_roi,
     score_compared,
     to_grid,
 )
@@ -71,9 +73,23 @@ class Look(NamedTuple):
 class Gallery:
     """The photographs of which references are made; each is described once, as far as the memory allows."""
 
-    def __init__(self, model: Any, processor: Any, sources: list[Any], class_name: str, timeout: float | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        sources: list[Any],
+        class_name: str,
+        timeout: float | None,
+        defect_masks: Sequence[Any] | None = None,
+    ) -> None:
         self.inference, self.sources = ClipSamInference(model, processor), sources
         self.class_name, self.timeout = class_name, timeout
+        # A defect shows in the tokens around it too, and in the map between them
+        side, reach = model.config.image_size, model.config.clip_config.vision_config.patch_size
+        self.defects = [
+            None if mask is None else _dilate(read_roi(mask, side, timeout), reach)
+            for mask in defect_masks or [None] * len(sources)
+        ]
         self.sizes: dict[int, tuple[int, int]] = {}
         self.means: dict[int, np.ndarray] = {}  # of each photograph the mean patch of the last block
         self._kept: dict[int, Look] = {}
@@ -86,6 +102,17 @@ class Gallery:
             os.path.basename(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"photograph {number}"
             for number, source in enumerate(self.sources, start=1)
         ]
+
+    def find_good(self, index: int, roi: Tensor | None, grid: Sequence[int]) -> Tensor:
+        """(height, width) of the grid: the tokens inside the region of interest that show no defect."""
+        inside = torch.ones(tuple(grid), dtype=torch.bool) if roi is None else to_grid(roi, grid)
+        if not inside.any():
+            raise ValueError("The region of interest of the references is empty: no patch lies inside.")
+        defect = self.defects[index]
+        good = inside if defect is None else inside & (resize_roi(defect, grid) == 0)
+        if not good.any():
+            raise ValueError(f"{self.names[index]!r} is marked as defective everywhere: nothing of it is a reference.")
+        return good
 
     def find_groups(self) -> list[int] | None:
         """0 or 1 for each photograph if they look like two products, which is warned of."""
@@ -136,12 +163,8 @@ def fill_memory(
         for turns in views:
             look = gallery.at(index) if turns == 0 else gallery.describe(gallery.pixels(index).rot90(turns, (-2, -1)))
             tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
-            places = torch.arange(len(tokens[0]))
-            if roi is not None:
-                inside = to_grid(roi, look.patches[0].shape[-2:])
-                places = places[inside.rot90(turns).flatten()]
-                if len(places) == 0:
-                    raise ValueError("The region of interest of the references is empty: no patch lies inside.")
+            good = gallery.find_good(index, roi, look.patches[0].shape[-2:])
+            places = good.rot90(turns).flatten().nonzero().flatten()
             if len(places) > share:
                 places = places[torch.randperm(len(places), generator=generator)[:share].sort().values]
             columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
@@ -167,8 +190,9 @@ def judge_references(references: Any, gallery: Gallery, quantile: float, progres
         distances.append(references.without(None if is_single else index).measure(look.patches))
         text_maps.append(look.text_map)
         progress.update()
-    roi = None if references.roi_mask is None else to_grid(references.roi_mask, distances[0].shape[-2:])
-    inside = [(each[0] if roi is None else each[0][roi.to(each.device)]).flatten().cpu().numpy() for each in distances]
+    grid = distances[0].shape[-2:]
+    good = [gallery.find_good(0 if is_single else index, references.roi_mask, grid) for index in range(len(distances))]
+    inside = [each[0].cpu()[counted].numpy() for each, counted in zip(distances, good, strict=True)]
     references.settings = replace(references.settings, **measure_scale(inside)._asdict())
 
     # Scores as a photograph of the line will get them
@@ -178,7 +202,12 @@ def judge_references(references: Any, gallery: Gallery, quantile: float, progres
         references.keep_inside(mix_maps(references.to_map(measured, (side, side)), text_map, references.text_weight))
         for measured, text_map in zip(distances, text_maps, strict=True)
     )
-    scores = [float(score_compared(model, each)) for each in maps]
+    scores = []
+    for index, each in enumerate(maps):
+        defect = None if is_single else gallery.defects[index]
+        scores.append(
+            float(score_compared(model, each if defect is None else each.masked_fill(defect.to(each.device), 0)))
+        )
     if is_single:
         return replace(references.settings, scores=scores)
 
@@ -198,6 +227,11 @@ def judge_references(references: Any, gallery: Gallery, quantile: float, progres
         decision_threshold=threshold,
         expected_false_alarms=(1 + sum(score > threshold for score in usual)) / (1 + len(usual)),
     )
+
+
+def _dilate(mask: Tensor, reach: int) -> Tensor:
+    dilated = torch.nn.functional.max_pool2d(mask[None].float(), 2 * reach + 1, stride=1, padding=reach)
+    return dilated[0] > 0
 
 
 def _views(gallery: Gallery) -> Iterator[Look]:

@@ -150,6 +150,7 @@ class ClipSamReferences:
         *,
         class_name: str = "object",
         roi_mask: Any = None,
+        defect_masks: Sequence[Any] | None = None,
         rotations: bool = False,
         max_patches: int = 16384,
         quantile: float = 1.0,
@@ -169,6 +170,9 @@ class ClipSamReferences:
             images (`str`, `os.PathLike` or `Sequence`): A folder of photographs, or a list of what `load_rgb` reads.
             class_name (`str`, *optional*, defaults to `"object"`): What they show.
             roi_mask (*optional*): What `load_rgb` reads; where it is not black is where to look. Any size.
+            defect_masks (`Sequence`, *optional*): If photographs show defects: of each what `load_rgb` reads, not
+                black where it is defective, or `None`. What is a patch or more away becomes a reference. For at least
+                two photographs.
             rotations (`bool`, defaults to `False`): Whether parts may lie in any direction: the memory gets each
                 photograph turned by 90, 180 and 270 degrees too.
             max_patches (`int`, defaults to 16384): More patches than these are thinned out by a greedy coreset.
@@ -188,7 +192,9 @@ class ClipSamReferences:
         if max_patches < 1:
             raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
         sources, name = list_sources(images, "references"), check_class_name(class_name)
-        gallery = Gallery(model, processor, sources, name, timeout)
+        if defect_masks is not None and not 1 < len(defect_masks) == len(sources):
+            raise ValueError(f"`defect_masks` has {len(defect_masks)} entries for {len(sources)} photographs.")
+        gallery = Gallery(model, processor, sources, name, timeout, defect_masks)
         roi = None if roi_mask is None else read_roi(roi_mask, model.config.image_size, timeout)
         with logging.tqdm(
             total=2 * len(gallery.sources), unit="look", disable=None if show_progress else True

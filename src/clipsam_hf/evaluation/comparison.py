@@ -28,6 +28,10 @@ from .rows import ImageRow
 __all__ = ["Comparison", "GoodPhotographs", "MutualComparison", "NoComparison", "choose_comparison", "needs_texts"]
 
 
+GOOD_PARTS = "good parts of defective photographs of the scored split, which are left out of the figures"
+"""Where references come from if there is no good photograph."""
+
+
 class Comparison:
     """What an evaluation compares photographs with.
 
@@ -76,6 +80,8 @@ class NoComparison(Comparison):
 class GoodPhotographs(Comparison):
     """K good photographs of each category, which are not among those that are scored.
 
+    Of a category that has none, what is good of K defective ones.
+
     Args:
         chosen (`dict[str, list[AnomalySample]]`): by category.
         class_names (`dict[str, str]`): what the photographs of a category show.
@@ -92,6 +98,8 @@ class GoodPhotographs(Comparison):
     ) -> None:
         self.chosen, self.class_names, self.options, self.sources = chosen, class_names, options, sources
         self.setting = f"{options.references_per_category}-shot"
+        if GOOD_PARTS in sources:
+            self.setting += " of good parts"
         self._made: tuple[str, ClipSamReferences] | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -111,8 +119,11 @@ class GoodPhotographs(Comparison):
         if self._made is None or self._made[0] != category:
             images = [sample.load_image() for sample in self.chosen[category]]
             model, processor = self._inference.model, self._inference.processor
-            name = self.class_names[category]
-            self._made = category, ClipSamReferences.from_images(model, processor, images, class_name=name)
+            options: dict[str, Any] = {"class_name": self.class_names[category]}
+            if any(sample.label for sample in self.chosen[category]):
+                masks = [sample.load_mask() for sample in self.chosen[category]]
+                options["defect_masks"] = [mask.astype(np.uint8) * np.uint8(255) for mask in masks]
+            self._made = category, ClipSamReferences.from_images(model, processor, images, **options)
             # The threshold is for the process that writes the report, which may not have made these
             self._folder.mkdir(parents=True, exist_ok=True)
             with open_atomically(self._path_of(category)) as file:
@@ -210,7 +221,8 @@ def choose_comparison(
     """Choose what the photographs are compared with.
 
     Good photographs are drawn from the split "train" of the data set, as far as they are not scored themselves. Where
-    a category has too few of them there, they are drawn from its scored ones, which are then not scored.
+    a category has too few of them there, they are drawn from its scored ones, which are then not scored; and where it
+    has no good photograph at all, from its defective ones with a mask, of which the good parts count.
 
     Args:
         data (`AnomalyFolder` or `AnomalyDataset`): the photographs.
@@ -245,7 +257,9 @@ def choose_comparison(
     class_names = {example.category: example.class_name for example in examples}
     for category in class_names:
         draw = np.random.default_rng((options.seed, zlib.crc32(category.encode())))
-        own = [example for example in examples if example.category == category and example.kind == GOOD]
+        all_own = [example for example in examples if example.category == category]
+        own = [example for example in all_own if example.kind == GOOD]
+        marked = [example for example in all_own if example.kind != GOOD and example.has_mask]
         if len(spare.get(category, ())) >= count:
             places = draw.choice(len(spare[category]), count, replace=False)
             chosen[category] = [spare[category][place] for place in sorted(places)]
@@ -255,6 +269,11 @@ def choose_comparison(
             chosen[category] = [data[example.place] for example in drawn]
             taken |= {example.place for example in drawn}
             sources.append("good photographs of the scored split, which are left out of the figures")
+        elif not own and not spare.get(category) and len(marked) > count:
+            drawn = [marked[place] for place in sorted(draw.choice(len(marked), count, replace=False))]
+            chosen[category] = [data[example.place] for example in drawn]
+            taken |= {example.place for example in drawn}
+            sources.append(GOOD_PARTS)
         else:
             raise ValueError(
                 f"The category {category!r} has {len(spare.get(category, ()))} good photographs in the train split and"
