@@ -103,13 +103,14 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             threshold (`float`, *optional*): In [0, 1]; pixels above it make the mask. By default the configuration's
                 `mask_threshold` where that one was calibrated (`calibrated_refine`), else its `binarize_threshold`;
                 or, with `region_rule="relative"`, what stands out from the photograph's own map by
-                `region_deviations`.
+                `region_deviations`; or, with references, their own: the score that no good photograph reached.
             references (`str`, `os.PathLike`, `Sequence` or [`ClipSamReferences`], *optional*): Good photographs that
                 the photographs are compared with: references that were made before or their folder, or a list or
                 folder of photographs, of which references are made for this call. Or `"mutual"`: the photographs, a
                 list, data set or folder, are compared with each other, and none need be known to be good.
             decision_threshold (`float`, *optional*): In [0, 1]; photographs with a score above it may be anomalous. By
-                default the configuration's, where that one was calibrated for this `refine`.
+                default the configuration's, where that one was calibrated for this `refine`; or, with references,
+                their own, if there are at least two.
             refine (`bool`, defaults to `True`): Whether SAM refines CLIP's rough map.
             batch_size (`int`, defaults to 1): Photographs per forward pass, whatever their sizes.
             timeout (`float`, *optional*): Seconds to wait for a URL's server; by default for ever.
