@@ -286,12 +286,13 @@ def around(direction: list[float], count: int) -> list[np.ndarray]:
     ("descriptions", "groups"),
     [
         ([*around([1, 0, 0], 3), *around([0, 1, 0], 3)], [0, 0, 0, 1, 1, 1]),
-        ([*around([0, 1, 0], 5), *around([1, 0, 1], 2)], [0, 0, 0, 0, 0, 1, 1]),
+        ([*around([0, 1, 0], 5), *around([1, 0, 1], 3)], [0, 0, 0, 0, 0, 1, 1, 1]),
+        ([*around([0, 1, 0], 5), *around([1, 0, 1], 2)], None),
         (around([1, 0, 0], MIXTURE_COUNT - 1), None),
         (around([1, 0, 0], 8), None),
         ([*around([1, 0, 0], 2), *around([0, 1, 0], MIXTURE_COUNT - 3)], None),
     ],
-    ids=["two", "unequal", "few", "one", "two, but few"],
+    ids=["two", "unequal", "odd ones", "few", "one", "two, but few"],
 )
 def test_products_are_told_apart(descriptions: list[np.ndarray], groups: list[int] | None) -> None:
     found = find_mixture(descriptions)

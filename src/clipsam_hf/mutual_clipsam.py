@@ -271,7 +271,7 @@ def find_mixture(descriptions: Sequence[np.ndarray]) -> list[int] | None:
 
     Returns:
         `list[int]`, *optional*: 0 or 1 for each photograph if they fall into two groups that are far apart: the mean
-        silhouette by cosines of Ward's clustering is above 0.6. One odd photograph alone makes no group.
+        silhouette by cosines of Ward's clustering is above 0.6. One or two odd photographs make no group.
     """
     if len(descriptions) < MIXTURE_COUNT:
         return None
@@ -281,8 +281,8 @@ def find_mixture(descriptions: Sequence[np.ndarray]) -> list[int] | None:
     np.fill_diagonal(distances, 0)
     # Average linkage would split off the oddest photograph, which is then in the way of two real groups
     groups = hierarchy.fcluster(hierarchy.ward(vectors), 2, "maxclust") - 1
-    if min(np.bincount(groups, minlength=2)) < 2:
-        return None
+    if min(np.bincount(groups, minlength=2)) < MIXTURE_COUNT // 2:
+        return None  # a few odd ones are no product
     inside = np.array(
         [distances[index, groups == group].sum() / ((groups == group).sum() - 1) for index, group in enumerate(groups)]
     )
