@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory per photograph of what needs no training, at full size with random weights.
 
-CLIP ViT-L/14 at 518 px, four stages, neighbourhoods 1, 3 and 5. Each row is a process of its own: its median over
-`--repeats` photographs, its ratio to CLIP's own forward pass in the same process, and the peak of memory above the
-model's.
+CLIP ViT-L/14 at 518 px, four stages, neighbourhoods 1, 3 and 5. Each row is a process of its own: its median CPU time
+over `--repeats` photographs, what it adds to CLIP's own forward pass in the same process, and the peak of memory above
+the model's.
 
-    python benchmarks/bench_localizers.py [--repeats 3] [--threads 2] [--references 8] [--others 32]
+    python benchmarks/bench_localizers.py [--repeats 3] [--threads 1] [--references 8] [--others 32]
 """
 
 import argparse
@@ -79,7 +79,7 @@ def build_others(model: ClipSamForAnomalySegmentation, count: int, folder: Path)
 
 @torch.no_grad()
 def measure(row: str, repeats: int, threads: int, references: int, others: int) -> dict[str, float]:
-    """Seconds of CLIP's pass and of the row, and the gigabytes that it adds to the peak of this process."""
+    """CPU seconds of CLIP's pass and of the row, and the gigabytes that it adds to the peak of this process."""
     torch.set_num_threads(threads)
     model, folder = build_model(**ROWS[row]), tempfile.TemporaryDirectory()
     pixels = torch.randn(1, 3, 518, 518)
@@ -103,9 +103,9 @@ def measure(row: str, repeats: int, threads: int, references: int, others: int) 
             ("clip", lambda: model.clip.vision_model(pixels, interpolate_pos_encoding=True)),
             ("row", run),
         ):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     folder.cleanup()
     return {**{name: statistics.median(values) for name, values in times.items()}, "peak": peak}
 
@@ -114,7 +114,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="photographs")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--references", type=int, default=8, help="photographs in the memory")
     parser.add_argument("--others", type=int, default=32, help="photographs that mutual scoring compares with")
     parser.add_argument("--row", choices=ROWS, help="measure one, and print it as JSON")
@@ -123,7 +123,7 @@ def main() -> None:
     if options.row:
         print(json.dumps(measure(options.row, *numbers)))
         return
-    print("| | seconds | of which CLIP's own pass | the rest, CLIP = 1 | peak above the model, GB |")
+    print("| | CPU s | of which CLIP's own pass | the rest, CLIP = 1 | peak above the model, GB |")
     print("|---|---:|---:|---:|---:|")
     for row in ROWS:
         arguments = [f"--{name}={getattr(options, name)}" for name in ("repeats", "threads", "references", "others")]
