@@ -51,6 +51,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
     "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
     "inference_clipsam": {"image_loading", "patches_clipsam", "processing_clipsam", "refinement_clipsam"},
+    "answers_clipsam": {"inference_clipsam", "regions_clipsam"},
     "gallery_clipsam": {"image_loading", "inference_clipsam", "mutual_clipsam", "patches_clipsam"},
     "references_clipsam": {
         "gallery_clipsam",
@@ -60,6 +61,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "publishing_clipsam",
     },
     "pipeline_clipsam": {
+        "answers_clipsam",
         "checkpoint_clipsam",
         "image_loading",
         "inference_clipsam",
@@ -67,7 +69,6 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "processing_clipsam",
         "publishing_clipsam",
         "references_clipsam",
-        "regions_clipsam",
     },
 }
 # huggingface_hub and safetensors are beneath transformers itself: its strict dataclasses and its weights.

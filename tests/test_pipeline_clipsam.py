@@ -418,6 +418,7 @@ def test_mistyped_keyword_raises(pipe: ZeroShotAnomalySegmentationPipeline) -> N
         ({"decision_threshold": math.nan}, ValueError),
         ({"decision_threshold": True}, TypeError),
         ({"refine": 1}, TypeError),
+        ({"return_maps": None}, TypeError),
         ({"on_error": "ignore"}, ValueError),
         ({"timeout": 0}, ValueError),
         ({"timeout": math.nan}, ValueError),
@@ -586,6 +587,16 @@ def test_result_as_json(pipe: ZeroShotAnomalySegmentationPipeline) -> None:
     assert (np.asarray(mask) == np.asarray(expected["mask"])).all()
     anomaly_map = np.asarray(Image.open(io.BytesIO(base64.b64decode(result["anomaly_map"]))))
     assert np.abs(anomaly_map / 65535 - expected["anomaly_map"]).max() <= 0.5 / 65535 + 1e-7
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_result_without_maps(pipe: ZeroShotAnomalySegmentationPipeline, as_json: bool) -> None:
+    """All else is the same; what a photograph of 12 megapixels would keep is not there."""
+    whole = pipe(photograph())
+    del whole["anomaly_map"], whole["mask"]
+    assert pipe(photograph(), return_maps=False, as_json=as_json) == whole
+    (broken,) = pipe([b"no picture"], return_maps=False, on_error="skip")
+    assert set(broken) == {"score", "label", "is_anomalous", "regions", "error"}
 
 
 def test_pipeline_can_be_pickled_after_use(pipe: ZeroShotAnomalySegmentationPipeline) -> None:

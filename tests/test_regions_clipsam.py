@@ -21,6 +21,7 @@ from clipsam_hf.regions_clipsam import (
     Region,
     build_prompts,
     describe_regions,
+    encode_rle,
     find_regions,
     judge,
     relative_threshold,
@@ -510,6 +511,28 @@ class TestDescribeRegions:
         mask[4, 0] = mask[2, 4] = mask[0, 2] = True
         described = describe_regions(np.ones((5, 5)), mask)
         assert [region["box"]["ymin"] for region in described] == [0, 2, 4]
+
+    def test_outlines_are_run_lengths_down_the_columns(self) -> None:
+        mask = np.array([[True, False, True], [True, True, False]])
+        (region,) = describe_regions(np.ones((2, 3)), mask, outlines=True)
+        assert region["outline"] == {"size": [2, 3], "counts": [0, 2, 1, 2, 1]}
+
+    @properties
+    @given(height=small_sides, width=small_sides, seed=st.integers(0, 10**6))
+    def test_outlines_together_are_the_mask(self, height: int, width: int, seed: int) -> None:
+        values = random_map(height, width, seed)
+        mask, rebuilt = values > 0.5, np.zeros((width, height), dtype=int)
+        for region in describe_regions(values, mask, outlines=True):
+            counts = region["outline"]["counts"]
+            assert sum(counts) == height * width and all(counts[1:])
+            part = np.repeat(np.arange(len(counts)) % 2, counts)
+            assert part.sum() == region["area"]
+            rebuilt += part.reshape(width, height)
+        assert (rebuilt.T == mask).all()
+
+    def test_run_lengths_of_nothing_and_of_everything(self) -> None:
+        assert encode_rle(np.zeros((2, 3), dtype=bool))["counts"] == [6]
+        assert encode_rle(np.ones((2, 3), dtype=bool))["counts"] == [0, 6]
 
     @properties
     @given(height=small_sides, width=small_sides, seed=st.integers(0, 10**6))

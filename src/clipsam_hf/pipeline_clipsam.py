@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.utils import logging
 
+from .answers_clipsam import make_answer
 from .checkpoint_clipsam import check_backbones_are_public
 from .image_loading import find_photographs
 from .inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage, TextEmbeddingCache
@@ -26,7 +27,6 @@ from .mutual_clipsam import MutualReferences
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
 from .references_clipsam import ClipSamReferences, take_references
-from .regions_clipsam import describe_regions, judge, relative_threshold
 
 
 logger = logging.get_logger(__name__)
@@ -40,6 +40,7 @@ CALL_PARAMETERS = (
     "on_error",
     "references",
     "refine",
+    "return_maps",
     "threshold",
     "timeout",
 )
@@ -120,6 +121,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             num_workers (`int`, defaults to 0): Processes that read photographs of a list or a data set.
             as_json (`bool`, defaults to `False`): Whether map and mask come as base64 PNG, so that `json.dumps` takes
                 the result: the mask 8-bit, the map 16-bit grey, of which 65535 is 1.
+            return_maps (`bool`, defaults to `True`): Whether a result holds `"anomaly_map"` and `"mask"`. They take 5
+                bytes a pixel, 60 MB of a photograph of 12 megapixels: leave them out where many results are kept.
 
         Returns:
             Per photograph a `dict`:
@@ -260,7 +263,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         for name in ("decision_threshold", "threshold"):
             if parameters.get(name) is not None:
                 check_threshold(parameters[name], name)
-        for name in ("as_json", "refine"):
+        for name in ("as_json", "refine", "return_maps"):
             if not isinstance(parameters.get(name, True), bool):
                 raise TypeError(f"`{name}` must be True or False, got {parameters[name]!r}.")
         if parameters.get("on_error", "raise") not in ("raise", "skip"):
@@ -272,7 +275,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         def chosen(*names: str) -> dict[str, Any]:
             return {name: parameters[name] for name in names if name in parameters}
 
-        of_answer = chosen("as_json", "decision_threshold", "references", "refine", "threshold")
+        of_answer = chosen("as_json", "decision_threshold", "references", "refine", "return_maps", "threshold")
         return chosen("class_name", "on_error", "refine", "timeout"), chosen("references"), of_answer
 
     def preprocess(  # type: ignore[override]
@@ -315,50 +318,37 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         as_json: bool = False,
         decision_threshold: float | None = None,
         references: Any = None,
+        return_maps: bool = True,
     ) -> dict[str, Any]:
         """Brings one map to its photograph's size and reads score, verdict, mask and regions from it."""
         (row,) = _as_list(model_outputs["rows"])
         if row.prediction is None:
-            empty = dict.fromkeys(("score", "label", "is_anomalous", "anomaly_map", "mask"))
+            names = ("score", "label", "is_anomalous", *(("anomaly_map", "mask") if return_maps else ()))
+            empty = dict.fromkeys(names)
             return {**empty, "regions": [], "error": row.error}
 
-        prediction, is_default = row.prediction, threshold is None
-        own_threshold, own_decision = self._find_thresholds(prediction, refine, references)
-        threshold = own_threshold if threshold is None else threshold
-        decision_threshold = own_decision if decision_threshold is None else decision_threshold
-        if decision_threshold is None:
-            self._explain_none()
-        full_map = prediction.resized()
-        if not np.isfinite(full_map).all():
-            raise ValueError("The model's map holds NaN or infinite values: check weights and input.")
-        is_anomalous, mask = judge(
-            prediction.pred_score,
-            full_map,
-            threshold,
+        answer = make_answer(
+            self.model.config,
+            row.prediction,
+            refine=refine,
+            threshold=threshold,
             decision_threshold=decision_threshold,
-            rough_anomaly_map=partial(prediction.resized, "rough_anomaly_map") if is_default else None,
+            references=references,
         )
-        picture = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+        if answer.decision_threshold is None:
+            self._explain_none()
+        maps: dict[str, Any] = {}
+        if return_maps:
+            full_map, picture = answer.anomaly_map, Image.fromarray(answer.mask.astype(np.uint8) * np.uint8(255))
+            maps["anomaly_map"] = _to_png((full_map * 65535).round().astype(np.uint16)) if as_json else full_map
+            maps["mask"] = _to_png(picture) if as_json else picture
         return {
-            "score": prediction.pred_score,
-            "label": None if is_anomalous is None else ("anomalous" if is_anomalous else "normal"),
-            "is_anomalous": is_anomalous,
-            "anomaly_map": _to_png((full_map * 65535).round().astype(np.uint16)) if as_json else full_map,
-            "mask": _to_png(picture) if as_json else picture,
-            "regions": describe_regions(full_map, mask),
+            "score": answer.score,
+            "label": answer.label,
+            "is_anomalous": answer.is_anomalous,
+            **maps,
+            "regions": answer.regions,
         }
-
-    def _find_thresholds(self, prediction: Prediction, refine: bool, references: Any) -> tuple[float, float | None]:
-        """The thresholds on map and score that hold for a photograph if the caller gives none."""
-        config = self.model.config
-        if references is not None:
-            return references.region_threshold, references.decision_threshold
-        # They are calibrated on the maps of one `refine` mode and say nothing about those of the other
-        is_calibrated = refine == config.calibrated_refine
-        threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
-        if config.region_rule == "relative":
-            threshold = relative_threshold(prediction.anomaly_map, config.region_deviations)
-        return threshold, config.decision_threshold if is_calibrated else None
 
     def _explain_none(self) -> None:
         """Says once why photographs get no label."""

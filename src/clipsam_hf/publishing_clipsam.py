@@ -24,6 +24,7 @@ TASK = "zero-shot-anomaly-segmentation"
 
 # The ground floor of the package: what travels to the Hub beside the weights.
 CODE_FILES = (
+    "answers_clipsam.py",
     "checkpoint_clipsam.py",
     "configuration_clipsam.py",
     "gallery_clipsam.py",

@@ -266,16 +266,18 @@ def judge(
     return Verdict(bool(mask.any()), mask)
 
 
-def describe_regions(anomaly_map: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]:
+def describe_regions(anomaly_map: np.ndarray, mask: np.ndarray, *, outlines: bool = False) -> list[dict[str, Any]]:
     """List the 8-connected parts of a mask as a result shows them, by falling score.
 
     Args:
         anomaly_map (`np.ndarray` of shape `(height, width)`): abnormality per pixel.
         mask (`np.ndarray` of shape `(height, width)`, bool): the pixels that are called abnormal.
+        outlines (`bool`): whether each has its own mask, in COCO's run-length encoding, see `encode_rle`.
 
     Returns:
-        `list[dict]`: `{"box": {"xmin", "ymin", "xmax", "ymax"}, "score", "area"}`: pixel edges (`xmax` and `ymax` are
-        exclusive), the mean of the map inside, the number of pixels; equal scores from top to bottom.
+        `list[dict]`: `{"box": {"xmin", "ymin", "xmax", "ymax"}, "score", "area"}`, perhaps with `"outline"`: pixel
+        edges (`xmax` and `ymax` are exclusive), the mean of the map inside, the number of pixels; equal scores from
+        top to bottom.
 
     Example:
         >>> describe_regions(np.array([[0.5, 0.75], [0.0, 0.0]]), np.array([[True, True], [False, False]]))
@@ -285,8 +287,45 @@ def describe_regions(anomaly_map: np.ndarray, mask: np.ndarray) -> list[dict[str
     regions = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         box = {"xmin": columns.start, "ymin": rows.start, "xmax": columns.stop, "ymax": rows.stop}
-        regions.append({"box": box, "score": float(totals[label] / areas[label]), "area": int(areas[label])})
+        region = {"box": box, "score": float(totals[label] / areas[label]), "area": int(areas[label])}
+        if outlines:
+            region["outline"] = encode_rle(labels[rows, columns] == label, (rows.start, columns.start), mask.shape)
+        regions.append(region)
     return sorted(regions, key=lambda region: region["score"], reverse=True)
+
+
+def encode_rle(part: np.ndarray, offset: Size = (0, 0), size: Size | None = None) -> dict[str, list[int]]:
+    """Encode a mask as COCO's uncompressed run lengths, which `pycocotools.mask.frPyObjects` and others read.
+
+    Args:
+        part (`np.ndarray` of shape `(height, width)`, bool): the mask, or the part of it outside of which it is empty.
+        offset (`tuple[int, int]`): (row, column) of the part in the mask.
+        size (`tuple[int, int]`, *optional*): (height, width) of the mask; by default that of the part.
+
+    Returns:
+        `dict`: `"size"`, [height, width], and `"counts"`, the lengths of runs of 0 and 1 by turns, the first of 0,
+        down the first column, then the second and so on.
+
+    Example:
+        >>> encode_rle(np.array([[False, True], [True, True]]))
+        {'size': [2, 2], 'counts': [1, 3]}
+        >>> encode_rle(np.array([[True]]), (0, 1), (2, 3))
+        {'size': [2, 3], 'counts': [2, 1, 3]}
+    """
+    height, width = as_size(part.shape if size is None else size, "size")
+    padded = np.zeros((part.shape[1], part.shape[0] + 2), dtype=np.int8)  # (columns, rows), a frame of 0 at both ends
+    padded[:, 1:-1] = part.T
+    steps = np.diff(padded, axis=1)
+    starts, ends = (  # of the runs of each column, as places in the whole mask
+        (columns + offset[1]) * height + rows + offset[0]
+        for columns, rows in (np.nonzero(steps == sign) for sign in (1, -1))
+    )
+    # A run that ends at the bottom goes on where the next column begins with one
+    goes_on = starts[1:] == ends[:-1]
+    starts, ends = starts[np.r_[True, ~goes_on][: len(starts)]], ends[np.r_[~goes_on, True][: len(ends)]]
+    edges = np.concatenate(([0], np.stack([starts, ends], axis=1).ravel(), [height * width]))
+    counts = np.diff(edges).tolist()
+    return {"size": [height, width], "counts": counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts}
 
 
 def sample_points(
@@ -494,6 +533,7 @@ __all__ = [
     "build_prompts",
     "check_choice",
     "describe_regions",
+    "encode_rle",
     "find_regions",
     "judge",
     "relative_threshold",
