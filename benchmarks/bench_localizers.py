@@ -74,7 +74,7 @@ def build_others(model: ClipSamForAnomalySegmentation, count: int, folder: Path)
         }
         save_file(maps, folder / f"{place:08d}.safetensors")
     fingerprint = {"reference_neighbourhoods": (1, 3, 5), "reference_deviations": 3.0}
-    return MutualReferences(range(count + 1), folder, fingerprint, 0.3, 0.0, Scale(0.5, 0.1))
+    return MutualReferences(range(count + 1), folder, fingerprint, 0.3, 0.0, 0.5, Scale(0.5, 0.1))
 
 
 @torch.no_grad()

@@ -169,7 +169,7 @@ def test_mutual_scoring_has_the_stated_cost() -> None:
     patches, config = describe_at_full_size()
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         fingerprint = config.settings_of("reference")
-        mutual = MutualReferences(range(33), "nowhere", fingerprint, 0.3, 0.0, Scale(0.1, 0.01))
+        mutual = MutualReferences(range(33), "nowhere", fingerprint, 0.3, 0.0, 0.5, Scale(0.1, 0.01))
         mutual._loaded = {place: [each.half() for each in patches] for place in range(33)}
         assert mutual.compare(patches, (518, 518), [0]).shape == (1, 518, 518)
     assert counter.get_total_flops() / 1e12 == pytest.approx(1.474, rel=0.01)

@@ -152,7 +152,14 @@ def test_a_batch_equals_singles(inference: ClipSamInference, tmp_path: Path) -> 
 
 def test_there_is_no_verdict(inference: ClipSamInference, tmp_path: Path) -> None:
     mutual = Folder(inference, six()).compare(tmp_path)
-    assert mutual.decision_threshold is None and mutual.region_threshold == 0.5
+    assert mutual.decision_threshold is None and mutual.region_threshold == pytest.approx(0.5)
+
+
+def test_the_threshold_of_regions_is_a_mixture(inference: ClipSamInference, tmp_path: Path) -> None:
+    inference.model.config.mutual_text_weight, inference.model.config.binarize_threshold = 0.5, 0.125
+    inference.model.head_is_trained = True
+    # Roots 2 ** -0.5 and 2 ** -1.5, mean 0.75 * 2 ** -0.5
+    assert Folder(inference, six()).compare(tmp_path).region_threshold == pytest.approx(0.28125)
 
 
 def test_with_texts_the_head_must_be_trained(inference: ClipSamInference, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from .patches_clipsam import (
     find_nearest,
     fingerprint_encoder,
     measure_scale,
+    mix_maps,
 )
 
 
@@ -89,6 +90,8 @@ class MutualReferences:
         fingerprint (`Mapping[str, Any]`): What made them, see `fingerprint_encoder`.
         fraction (`float`): Share of the others, those most alike, whose distances are averaged; in (0, 1].
         text_weight (`float`): Share of the localizer's own map, in [0, 1].
+        region_threshold (`float`): Threshold on the mixed map, in [0, 1]. Nobody says which photographs are good, so
+            it is the mixture of those of both maps: 0.5, `deviations` above the usual, and `binarize_threshold`.
         scale ([`Scale`]): What distances are usual among them.
 
     Example:
@@ -104,8 +107,6 @@ class MutualReferences:
     """
 
     decision_threshold: float | None = None
-    region_threshold = 0.5
-    """Nobody says which photographs are good, so there is no threshold that they did not reach."""
 
     def __init__(
         self,
@@ -114,11 +115,12 @@ class MutualReferences:
         fingerprint: Mapping[str, Any],
         fraction: float,
         text_weight: float,
+        region_threshold: float,
         scale: Scale,
     ) -> None:
         self.places, self.folder = list(places), Path(folder)
         self.fingerprint, self.scale = dict(fingerprint), scale
-        self.fraction, self.text_weight = fraction, text_weight
+        self.fraction, self.text_weight, self.region_threshold = fraction, text_weight, region_threshold
         self._loaded: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
@@ -182,7 +184,10 @@ class MutualReferences:
         if skip_unreadable:
             places = [place for place in places if _path_of(folder, place).exists()]
             _check_count(len(places))
-        mutual = cls(places, folder, fingerprint, config.mutual_fraction, config.mutual_text_weight, Scale(0.0, 1.0))
+        text_weight = config.mutual_text_weight
+        thresholds = torch.tensor(0.5), torch.tensor(float(config.binarize_threshold))
+        threshold = float(mix_maps(*thresholds, text_weight))
+        mutual = cls(places, folder, fingerprint, config.mutual_fraction, text_weight, threshold, Scale(0.0, 1.0))
         if rank == 0 and not (folder / _SETTINGS_NAME).exists():
             mutual._measure_scale(model.device)
             _write(folder / _SETTINGS_NAME, json.dumps(mutual.scale._asdict()).encode())
