@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `clipsam`. It calls only the public API; each command is one function.
 
-Exit codes: 0, done; 2, something that was given cannot be used, with one message that says what; anything else,
-interrupted, or a fault of ours with its traceback.
+Exit codes: 0, done; 1, `clipsam predict` could not read some of the photographs; 2, something that was given cannot be
+used, with one message that says what; anything else, interrupted, or a fault of ours with its traceback.
 """
 
 import difflib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,11 @@ from .gallery_clipsam import check_quantile
 from .image_loading import find_photographs
 from .lines import check_line, score_photographs, to_text
 from .modeling_clipsam import ClipSamForAnomalySegmentation
+from .prediction import FORMATS, KINDS, predict_folder
+from .prediction.compared import are_photographs, check_texts
+from .prediction.names import list_photographs
+from .prediction.run import check_request
+from .prediction.state import OutputFolder
 from .processing_clipsam import ClipSamProcessor, check_class_name
 from .references_clipsam import ClipSamReferences
 
@@ -275,6 +281,72 @@ def calibrate(
     typer.echo(f"written to {output}; it is what `references=` of the pipeline takes", err=True)
 
 
+@app.command()
+def predict(
+    source: Annotated[Path, Argument(metavar="IMAGE_OR_FOLDER", help="Photograph, or folder with its sub-folders.")],
+    output: Annotated[Path, Option(metavar="DIR", help="Folder of the results.")],
+    class_name: Annotated[str | None, Option(help="What the photographs show; a calibrated line knows it.")] = None,
+    references: Annotated[
+        str | None, Option(metavar="DIR_OR_FILE", help="Good photographs, or what `clipsam calibrate` made of them.")
+    ] = None,
+    mutual: Annotated[bool, Option("--mutual", help="Compare the photographs with each other.")] = False,
+    roi: Annotated[
+        Path | None, Option(metavar="MASK", help="With good photographs: image that is not black where to look.")
+    ] = None,
+    refine: Annotated[bool, Option(help="Whether SAM refines CLIP's maps.")] = True,
+    threshold: Annotated[float | None, Option(help="Of the map, in [0, 1]; by default the model's or line's.")] = None,
+    decision_threshold: Annotated[float | None, Option(help="Of the score, for the verdict; likewise.")] = None,
+    save: Annotated[str, Option(help=f"Pictures of each photograph, with commas between: {', '.join(KINDS)}.")] = "",
+    formats: Annotated[
+        str, Option("--format", help=f"Of the rows, with commas between: {', '.join(FORMATS)}.")
+    ] = "csv,jsonl",
+    model: Annotated[str | None, Option(help="Folder or repository; by default the embedded one.")] = None,
+    revision: Annotated[str | None, Option(help="Commit, tag or branch of the repository.")] = None,
+    clip: Annotated[str | None, Option(help="With --sam: a bare CLIP.")] = None,
+    sam: Annotated[str | None, Option(help="With --clip: the SAM that refines its maps.")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, ...; by default a GPU, where there is one.")] = None,
+    dtype: Annotated[str | None, Option(help=f"{', '.join(DTYPES)}; by default the checkpoint's.")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Photographs per forward pass.")] = 1,
+    num_workers: Annotated[int, Option(min=0, help="Processes that read, and threads that write.")] = 2,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the predictions in DIR.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Go on with the run in DIR that was interrupted.")] = False,
+) -> None:  # fmt: skip
+    """Predict a photograph or a folder: a row for each, and pictures; exit code 1 if some cannot be read."""
+    with _explained_errors(StrictDataclassError, TypeError):
+        if mutual and references is not None:
+            raise ValueError("--mutual and --references exclude each other")
+        compared_with = "mutual" if mutual else references
+        if references is not None and os.path.isdir(references) and are_photographs(references):
+            find_photographs(references)
+        chosen: dict[str, Any] = {"save": _parse_list(save), "formats": _parse_list(formats)}
+        chosen |= {"refine": refine, "threshold": threshold, "decision_threshold": decision_threshold}
+        check_request(**chosen)
+        check_texts(compared_with, class_name, roi)
+        if roi is not None and not roi.is_file():
+            raise FileNotFoundError(f"--roi must be an image file, got {str(roi)!r}")
+        list_photographs(source, output)
+        if os.environ.get("RANK", "0") == "0":  # the first process may have begun when the others come here
+            OutputFolder(output).check(overwrite=overwrite, resume=resume)
+        chosen_device, loading = choose_device(device), {} if dtype is None else {"dtype": _parse_dtype(dtype)}
+        with _explained_loading(model, clip, sam):
+            network, processor, name = _load_model(model, revision, clip, sam, loading, {})
+    chosen |= {"overwrite": overwrite, "resume": resume, "batch_size": batch_size, "num_workers": num_workers}
+    chosen |= {"class_name": class_name, "references": compared_with, "roi_mask": roi, "model_name": name}
+    with _explained_errors():
+        try:
+            predicted = predict_folder(network, processor, source, output, device=chosen_device, **chosen)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command with --resume, without --overwrite, goes on from here", err=True)
+            raise typer.Exit(130) from None
+    if predicted is None:
+        return  # another process has the results
+    typer.echo(predicted.to_text())
+    typer.echo(f"written to {output}: {', '.join([*predicted.files, *chosen['save']])}", err=True)
+    if predicted.failed:
+        typer.echo("what could not be read has a row with the reason", err=True)
+        raise typer.Exit(1)
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context) -> None:
     """Train a head on one data set and report on another; `clipsam train --help` shows the options."""
@@ -369,6 +441,10 @@ def _parse_dtype(text: str) -> torch.dtype:
     if text not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {text!r}")
     return DTYPES[text]
+
+
+def _parse_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
