@@ -3,6 +3,7 @@
 """What the model promises: texts, frozen backbones, batches, sizes, precisions, refinement, outputs."""
 
 import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,20 @@ def assert_close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> None
 
 
 # --- outputs
+
+
+@pytest.fixture
+def listen(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], None]]:
+    """What the library logs from now on reaches `caplog`: its logger hands nothing on."""
+    loggers = [library_logging.get_logger(name) for name in ("transformers", "clipsam_hf")]
+
+    def start() -> None:
+        for logger in loggers:
+            logger.addHandler(caplog.handler)
+
+    yield start
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
 
 
 def test_shapes_and_ranges(make_model: Any, inputs: Inputs, sam_inputs: Inputs) -> None:
@@ -797,9 +812,14 @@ def test_fields_can_be_given(backbones: tuple[Path, Path]) -> None:
     ],
 )
 def test_a_localizer_brings_its_region_rule_and_its_caution(
-    backbones: tuple[Path, Path], localizer: Any, rule: str, words: str, caplog: pytest.LogCaptureFixture
+    backbones: tuple[Path, Path],
+    localizer: Any,
+    rule: str,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+    listen: Callable[[], None],
 ) -> None:
-    capture_library_logs(caplog)
+    listen()
     model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(*backbones, localizer=localizer, scale_sizes=(2,))
     assert (model.config.localizer, model.config.region_rule) == (localizer, rule)
     assert words in caplog.text and bool(words) == bool(caplog.text)
@@ -903,11 +923,11 @@ def same(part: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("save", [{}, {"max_shard_size": "20KB"}], ids=["one file", "shards"])
 def test_backbones_may_come_out_of_a_clipsam(
-    make_model: Any, tmp_path: Path, save: dict[str, str], caplog: pytest.LogCaptureFixture
+    make_model: Any, tmp_path: Path, save: dict[str, str], caplog: pytest.LogCaptureFixture, listen: Callable[[], None]
 ) -> None:
     whole = make_model()
     whole.save_pretrained(tmp_path / "whole", **save)
-    capture_library_logs(caplog)
+    listen()
     model = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(tmp_path / "whole", tmp_path / "whole")
     assert same(model.clip, whole.clip) and same(model.sam, whole.sam)
     assert model.config.localizer == "vv" and model.config.clip_name_or_path == str(tmp_path / "whole")
@@ -943,14 +963,10 @@ def test_another_kind_in_the_place_of_clip_is_refused(backbones: tuple[Path, Pat
         ClipSamForAnomalySegmentation.from_clip_sam_pretrained(backbones[1], backbones[1])
 
 
-def test_loading_says_nothing(make_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loading_says_nothing(
+    make_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, listen: Callable[[], None]
+) -> None:
     make_model().save_pretrained(tmp_path)
-    capture_library_logs(caplog)
+    listen()
     ClipSamForAnomalySegmentation.from_pretrained(tmp_path)
     assert caplog.text == ""
-
-
-def capture_library_logs(caplog: pytest.LogCaptureFixture) -> None:
-    """The library's logger does not hand its records on."""
-    library_logging.get_logger("transformers").addHandler(caplog.handler)
-    library_logging.get_logger("clipsam_hf").addHandler(caplog.handler)
