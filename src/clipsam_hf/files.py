@@ -108,6 +108,28 @@ def fingerprint(module: nn.Module, *settings: str) -> str:
     return digest_tensors(module.state_dict(), *settings)[:16]
 
 
+def refuse_differences(
+    earlier: Mapping[str, Any],
+    now: Mapping[str, Any],
+    finding: str,
+    advice: str = "Repeat its options to go on, or start anew with `overwrite`",
+) -> None:
+    """Raise if an earlier run followed another protocol.
+
+    Args:
+        earlier (`Mapping[str, Any]`): its protocol.
+        now (`Mapping[str, Any]`): the one now; JSON values.
+        finding (`str`): what was found, without a stop.
+        advice (`str`): what to do.
+
+    Raises:
+        ValueError: if they differ; the message shows in what.
+    """
+    differences = describe_differences(earlier, now)
+    if differences:
+        raise ValueError("\n".join([f"{finding}:", *(f"  {line}" for line in differences), advice]))
+
+
 def describe_differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List what differs between two nested dictionaries.
 

@@ -55,7 +55,7 @@ def list_sources(images: Any, what: str) -> list[Any]:
         TypeError, ValueError: If there is none, or it is neither.
     """
     if isinstance(images, (str, os.PathLike)):
-        return list(find_photographs(images))
+        return find_photographs(images)
     if not isinstance(images, (list, tuple)):
         raise TypeError(f"`{what}` must be a folder or a list of photographs, got {type(images).__name__}.")
     if not images:

@@ -230,10 +230,10 @@ class Scale(NamedTuple):
 def measure_scale(distances: Sequence[np.ndarray]) -> Scale:
     """Measures what distances are usual.
 
-    Distances of good patches have a long upper tail: the median absolute deviation calls one in twenty abnormal at
-    three deviations. So the spread is read from that tail: of each photograph the distance that 5 % exceed, less the
-    centre, in standard deviations of a normal distribution. The median over photographs keeps a defective one among
-    them from having a say.
+    Distances of good patches have a long upper tail: the median absolute deviation calls 3 to 14 % of them abnormal at
+    three deviations (cookies, docs/results.md). So the spread is read from that tail: of each photograph the distance
+    that 5 % exceed, less the centre, in standard deviations of a normal distribution. The median over photographs
+    keeps a defective one among them from having a say.
 
     Args:
         distances (`Sequence[np.ndarray]`): Of each photograph's patches, each against the other photographs.

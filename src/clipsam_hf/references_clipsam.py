@@ -227,7 +227,7 @@ class ClipSamReferences:
 
         Args:
             patches (`Sequence[torch.Tensor]` of shape `(batch_size, hidden_size, height, width)`): One per block, as
-                `describe_patches` gives them.
+                `describe_photographs` gives them.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, height, width)`: Mean over blocks and neighbourhoods of the cosine

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..data.folders import AnomalyFolder
-from ..files import describe_differences, open_atomically
+from ..files import open_atomically, refuse_differences
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
 from .options import EvaluationOptions
@@ -141,10 +141,9 @@ def _read_row(row: Mapping[str, Any]) -> ResultRow:
 
 
 def _check_protocol(folder: Path, results: EvaluationResults, now: Mapping[str, Any]) -> None:
-    differences = describe_differences(results.protocol, json.loads(json.dumps(now)))
-    if differences:
-        raise ValueError(
-            f"{str(folder)!r} holds results of another protocol:\n"
-            + "\n".join(f"  {line}" for line in differences)
-            + "\nTake another folder, or start anew with `overwrite`"
-        )
+    refuse_differences(
+        results.protocol,
+        json.loads(json.dumps(now)),
+        f"{str(folder)!r} holds results of another protocol",
+        "Take another folder, or start anew with `overwrite`",
+    )

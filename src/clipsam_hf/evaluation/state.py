@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..files import describe_differences, open_atomically
+from ..files import open_atomically, refuse_differences
 from ..metrics.anomaly import AnomalyMetrics
 
 
@@ -65,13 +65,8 @@ class StateFolder:
         protocol = json.loads(json.dumps(protocol))
         if self.exists:
             earlier = json.loads(self._protocol_path.read_text(encoding="utf-8"))
-            differences = describe_differences(earlier, protocol)
-            if differences:
-                raise ValueError(
-                    f"{str(self.folder.parent)!r} holds an unfinished evaluation under another protocol:\n"
-                    + "\n".join(f"  {line}" for line in differences)
-                    + "\nRepeat its options to go on, or start anew with `overwrite`"
-                )
+            finding = f"{str(self.folder.parent)!r} holds an unfinished evaluation under another protocol"
+            refuse_differences(earlier, protocol, finding)
             return
         self.remove()  # chunks whose protocol is lost
         self.folder.mkdir(parents=True)

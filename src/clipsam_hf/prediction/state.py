@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.output import check_writable
-from ..files import describe_differences, open_atomically
+from ..files import open_atomically, refuse_differences
 from .names import KINDS, picture_name
 from .results import FILE_NAMES, FolderPredictions, write_formats
 
@@ -122,13 +122,7 @@ class OutputFolder:
             self._remove_results()
         earlier = self._read_protocol()
         if earlier is not None:
-            differences = describe_differences(earlier, protocol)
-            if differences:
-                raise ValueError(
-                    f"{str(self.folder)!r} holds predictions under another protocol:\n"
-                    + "\n".join(f"  {line}" for line in differences)
-                    + "\nRepeat its options to go on, or start anew with `overwrite`"
-                )
+            refuse_differences(earlier, protocol, f"{str(self.folder)!r} holds predictions under another protocol")
         self.state.mkdir(parents=True, exist_ok=True)
         for path in self._row_files():
             _drop_half_row(path)
