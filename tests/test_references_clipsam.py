@@ -328,7 +328,7 @@ def test_a_defect_outside_the_region_is_none_of_the_scale(inference: ClipSamInfe
 
 @pytest.mark.parametrize("rotations", [True, False])
 def test_an_empty_region_raises(inference: ClipSamInference, rotations: bool) -> None:
-    with pytest.raises(ValueError, match="region of interest .* is empty"):
+    with pytest.raises(ValueError, match="region of interest.* is empty"):
         make(inference, roi_mask=Image.new("L", (5, 5)), rotations=rotations)
 
 

@@ -62,7 +62,10 @@ def find_thresholds(
     is_calibrated = refine == config.calibrated_refine
     threshold = config.mask_threshold if is_calibrated else config.binarize_threshold
     if config.region_rule == "relative":
-        threshold = relative_threshold(prediction.anomaly_map, config.region_deviations)
+        final_map, inside = prediction.anomaly_map, prediction.inside
+        threshold = relative_threshold(
+            final_map if inside is None else final_map[inside][None], config.region_deviations
+        )
     return threshold, config.decision_threshold if is_calibrated else None
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .image_loading import find_photographs
-from .inference_clipsam import ClipSamInference
+from .inference_clipsam import ClipSamInference, PreparedImage
 from .mutual_clipsam import explain_mixture, find_mixture
 from .patches_clipsam import (
     average_neighbourhoods,
     choose_coreset,
+    crop_roi,
     describe_photographs,
     find_outliers,
     measure_scale,
@@ -27,6 +28,7 @@ from .patches_clipsam import (
     score_compared,
     to_grid,
 )
+from .tiling_clipsam import Box
 
 
 logger = logging.get_logger(__name__)
@@ -64,8 +66,9 @@ def list_sources(images: Any, what: str) -> list[Any]:
 
 
 class Look(NamedTuple):
-    """What is remembered of a photograph until all have been compared."""
+    """What is remembered of a photograph, or of a tile of it, until all have been compared."""
 
+    box: Box
     patches: list[Tensor]
     text_map: Tensor | None
 
@@ -81,18 +84,16 @@ class Gallery:
         class_name: str,
         timeout: float | None,
         defect_masks: Sequence[Any] | None = None,
+        tile: str | int | None = None,
     ) -> None:
         self.inference, self.sources = ClipSamInference(model, processor), sources
-        self.class_name, self.timeout = class_name, timeout
-        # A defect shows in the tokens around it too, and in the map between them
-        side, reach = model.config.image_size, model.config.clip_config.vision_config.patch_size
+        self.class_name, self.timeout, self.tile = class_name, timeout, tile
         self.defects = [
-            None if mask is None else _dilate(read_roi(mask, side, timeout), reach)
-            for mask in defect_masks or [None] * len(sources)
+            None if mask is None else read_roi(mask, timeout) for mask in defect_masks or [None] * len(sources)
         ]
         self.sizes: dict[int, tuple[int, int]] = {}
         self.means: dict[int, np.ndarray] = {}  # of each photograph the mean patch of the last block
-        self._kept: dict[int, Look] = {}
+        self._kept: dict[int, list[Look]] = {}
         self._kept_bytes = 0
 
     @property
@@ -103,16 +104,33 @@ class Gallery:
             for number, source in enumerate(self.sources, start=1)
         ]
 
-    def find_good(self, index: int, roi: Tensor | None, grid: Sequence[int]) -> Tensor:
+    def crop_defect(self, index: int, box: Box) -> Tensor | None:
+        """(side, side) of CLIP's frame: where a photograph or a tile of it is, or may look, defective."""
+        if self.defects[index] is None:
+            return None
+        # A defect shows in the tokens around it too, and in the map between them
+        config = self.inference.model.config
+        cropped = crop_roi(self.defects[index], (config.image_size, config.image_size), box)
+        return _dilate(cropped, config.clip_config.vision_config.patch_size)
+
+    def find_inside(self, box: Box, roi: Tensor | None, grid: Sequence[int]) -> Tensor:
+        """(height, width) of the grid: the tokens of a photograph or a tile inside the region of interest."""
+        if roi is None:
+            return torch.ones(tuple(grid), dtype=torch.bool)
+        side = self.inference.model.config.image_size
+        return to_grid(crop_roi(roi, (side, side), box), grid)
+
+    def find_good(self, index: int, box: Box, roi: Tensor | None, grid: Sequence[int]) -> Tensor:
         """(height, width) of the grid: the tokens inside the region of interest that show no defect."""
-        inside = torch.ones(tuple(grid), dtype=torch.bool) if roi is None else to_grid(roi, grid)
-        if not inside.any():
+        inside, defect = self.find_inside(box, roi, grid), self.crop_defect(index, box)
+        return inside if defect is None else inside & (resize_roi(defect, grid) == 0)
+
+    def check_good(self, index: int, boxes: Sequence[Box], roi: Tensor | None, grid: Sequence[int]) -> None:
+        """Raises if nothing of a photograph can be a reference."""
+        if not any(self.find_inside(box, roi, grid).any() for box in boxes):
             raise ValueError("The region of interest of the references is empty: no patch lies inside.")
-        defect = self.defects[index]
-        good = inside if defect is None else inside & (resize_roi(defect, grid) == 0)
-        if not good.any():
+        if not any(self.find_good(index, box, roi, grid).any() for box in boxes):
             raise ValueError(f"{self.names[index]!r} is marked as defective everywhere: nothing of it is a reference.")
-        return good
 
     def find_groups(self) -> list[int] | None:
         """0 or 1 for each photograph if they look like two products, which is warned of."""
@@ -122,29 +140,38 @@ class Gallery:
             logger.warning(f"{told} References are of one product each.")
         return groups
 
-    def pixels(self, index: int) -> Tensor:
-        """(1, 3, height, width): a photograph as CLIP sees it."""
-        prepared = self.inference.prepare(self.sources[index], self.class_name, refine=False, timeout=self.timeout)
+    def parts(self, index: int) -> Iterator[PreparedImage]:
+        """A photograph as CLIP sees it, and then its tiles, if it is cut."""
+        inference = self.inference
+        prepared = inference.prepare(
+            self.sources[index], self.class_name, refine=False, timeout=self.timeout, tile=self.tile
+        )
         self.sizes[index] = prepared.size
-        return prepared.inputs["pixel_values"]
+        yield prepared
+        for tile in prepared.tiles:
+            yield inference.prepare.cut(prepared, tile)
 
-    def describe(self, pixel_values: Tensor) -> Look:
-        """Runs CLIP on a photograph."""
+    def describe(self, part: PreparedImage, turns: int = 0) -> Look:
+        """Runs CLIP on a photograph or a tile, turned by so many right angles."""
+        return self.describe_pixels(part.box, part.inputs["pixel_values"].rot90(turns, (-2, -1)))
+
+    def describe_pixels(self, box: Box, pixel_values: Tensor) -> Look:
+        """Runs CLIP on (1, 3, height, width)."""
         model = self.inference.model
         text_embeds = self.inference.embed(self.class_name) if model.config.reference_text_weight > 0 else None
-        return Look(*describe_photographs(model, pixel_values.to(model.device), text_embeds))
+        return Look(box, *describe_photographs(model, pixel_values.to(model.device), text_embeds))
 
-    def at(self, index: int) -> Look:
-        """The description of a photograph, again if it could not be kept."""
+    def at(self, index: int) -> list[Look]:
+        """The descriptions of a photograph and its tiles, again if they could not be kept."""
         if index in self._kept:
             return self._kept[index]
-        look = self.describe(self.pixels(index))
-        self.means[index] = look.patches[-1].mean(dim=(0, 2, 3)).cpu().numpy()
-        size = sum(each.nbytes for each in look.patches)
+        looks = [self.describe(part) for part in self.parts(index)]
+        self.means[index] = looks[0].patches[-1].mean(dim=(0, 2, 3)).cpu().numpy()
+        size = sum(each.nbytes for look in looks for each in look.patches)
         if self._kept_bytes + size <= _KEPT_BYTES:
-            self._kept[index] = look
+            self._kept[index] = looks
             self._kept_bytes += size
-        return look
+        return looks
 
 
 def fill_memory(
@@ -160,15 +187,20 @@ def fill_memory(
     columns: list[list[Tensor]] = []
     photographs = []
     for index in range(count):
+        looks = gallery.at(index)
+        gallery.check_good(index, [look.box for look in looks], roi, looks[0].patches[0].shape[-2:])
         for turns in views:
-            look = gallery.at(index) if turns == 0 else gallery.describe(gallery.pixels(index).rot90(turns, (-2, -1)))
-            tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
-            good = gallery.find_good(index, roi, look.patches[0].shape[-2:])
-            places = good.rot90(turns).flatten().nonzero().flatten()
-            if len(places) > share:
-                places = places[torch.randperm(len(places), generator=generator)[:share].sort().values]
-            columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
-            photographs.append(torch.full((len(places),), index, dtype=torch.int32))
+            looks = (
+                gallery.at(index) if turns == 0 else [gallery.describe(each, turns) for each in gallery.parts(index)]
+            )
+            for look in looks:
+                tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
+                good = gallery.find_good(index, look.box, roi, look.patches[0].shape[-2:])
+                places = good.rot90(turns).flatten().nonzero().flatten()
+                if len(places) > (most := -(-share // len(looks))):
+                    places = places[torch.randperm(len(places), generator=generator)[:most].sort().values]
+                columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
+                photographs.append(torch.full((len(places),), index, dtype=torch.int32))
         progress.update()
     entries = [torch.cat(column) for column in zip(*columns, strict=True)]
     owners = torch.cat(photographs)
@@ -185,29 +217,26 @@ def fill_memory(
 def judge_references(references: Any, gallery: Gallery, quantile: float, progress: Any) -> Any:
     """Compares each photograph with the others: what distances are usual, what scores good photographs have."""
     is_single = len(references) == 1
-    distances, text_maps = [], []
-    for index, look in enumerate(_views(gallery) if is_single else map(gallery.at, range(len(references)))):
-        distances.append(references.without(None if is_single else index).measure(look.patches))
-        text_maps.append(look.text_map)
+    views = _views(gallery) if is_single else map(gallery.at, range(len(references)))
+    measured: list[list[tuple[Box, Tensor, Tensor | None]]] = []  # of each view its parts' distances and texts' maps
+    for index, looks in enumerate(views):
+        others = references.without(None if is_single else index)
+        measured.append([(look.box, others.measure(look.patches), look.text_map) for look in looks])
         progress.update()
-    grid = distances[0].shape[-2:]
-    good = [gallery.find_good(0 if is_single else index, references.roi_mask, grid) for index in range(len(distances))]
-    inside = [each[0].cpu()[counted].numpy() for each, counted in zip(distances, good, strict=True)]
+    inside = []
+    for index, parts in enumerate(measured):
+        good = [
+            (gallery.find_good(0 if is_single else index, box, references.roi_mask, distances.shape[-2:]), distances)
+            for box, distances, _ in parts
+        ]
+        inside.append(np.concatenate([distances[0].cpu()[counted].numpy() for counted, distances in good]))
     references.settings = replace(references.settings, **measure_scale(inside)._asdict())
 
-    # Scores as a photograph of the line will get them
-    model = gallery.inference.model
-    side = model.config.image_size
-    maps = (
-        references.keep_inside(mix_maps(references.to_map(measured, (side, side)), text_map, references.text_weight))
-        for measured, text_map in zip(distances, text_maps, strict=True)
-    )
-    scores = []
-    for index, each in enumerate(maps):
-        defect = None if is_single else gallery.defects[index]
-        scores.append(
-            float(score_compared(model, each if defect is None else each.masked_fill(defect.to(each.device), 0)))
-        )
+    # Scores as a photograph of the line will get them: its parts' highest
+    scores = [
+        max(_score_part(references, gallery, None if is_single else index, *part) for part in parts)
+        for index, parts in enumerate(measured)
+    ]
     if is_single:
         return replace(references.settings, scores=scores)
 
@@ -229,18 +258,38 @@ def judge_references(references: Any, gallery: Gallery, quantile: float, progres
     )
 
 
+def _score_part(
+    references: Any, gallery: Gallery, index: int | None, box: Box, distances: Tensor, text_map: Tensor | None
+) -> float:
+    """The score of a photograph or a tile of it, its defects left out."""
+    model = gallery.inference.model
+    side = model.config.image_size
+    rough = mix_maps(references.to_map(distances, (side, side)), text_map, references.text_weight)
+    if references.roi_mask is not None:
+        rough = rough * crop_roi(references.roi_mask, (side, side), box).to(rough)
+    defect = None if index is None else gallery.crop_defect(index, box)
+    if defect is not None:
+        rough = rough.masked_fill(defect.to(rough.device), 0)
+    return float(score_compared(model, rough))
+
+
 def _dilate(mask: Tensor, reach: int) -> Tensor:
     dilated = torch.nn.functional.max_pool2d(mask[None].float(), 2 * reach + 1, stride=1, padding=reach)
     return dilated[0] > 0
 
 
-def _views(gallery: Gallery) -> Iterator[Look]:
+def _views(gallery: Gallery) -> Iterator[list[Look]]:
     """Of a single photograph, its mirror image and itself moved by half a patch: a rough idea of usual distances."""
-    pixels = gallery.pixels(0)
     step = gallery.inference.model.config.clip_config.vision_config.patch_size // 2
-    moved = torch.nn.functional.pad(pixels, (step, 0, step, 0), mode="replicate")[..., :-step, :-step]
-    for view in (pixels.flip(-1), moved):
-        yield gallery.describe(view)
+    parts = list(gallery.parts(0))
+    yield [gallery.describe_pixels(part.box, part.inputs["pixel_values"].flip(-1)) for part in parts]
+    moved = (
+        torch.nn.functional.pad(part.inputs["pixel_values"], (step, 0, step, 0), mode="replicate") for part in parts
+    )
+    yield [
+        gallery.describe_pixels(part.box, pixels[..., :-step, :-step])
+        for part, pixels in zip(parts, moved, strict=True)
+    ]
 
 
 __all__ = ["Gallery", "Look", "check_quantile", "fill_memory", "judge_references", "list_sources"]

@@ -13,13 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .image_loading import load_rgb
-from .patches_clipsam import describe_photographs, mix_maps, score_compared
+from .patches_clipsam import crop_roi, describe_photographs, mix_maps, score_compared
 from .processing_clipsam import check_class_name
 from .refinement_clipsam import resize_map
+from .regions_clipsam import relative_threshold
+from .tiling_clipsam import WHOLE, Box, Tile, join_tiles, plan_tiles
+
+
+# Tiles of a forward pass on an accelerator; a CPU is no faster with several
+_TILES_AT_ONCE = 8
 
 
 class PreparedImage(NamedTuple):
@@ -32,6 +39,11 @@ class PreparedImage(NamedTuple):
             `sam_pixel_values`; the latter is missing where `image_embeddings` are known.
         image_embeddings (`tuple` of `torch.Tensor`, *optional*): What the refiner's encoder would make of it.
         place (`int`, *optional*): Its number among the photographs that are compared with each other.
+        roi (`torch.Tensor` of shape `(height, width)`, *optional*): bool; where to look in the whole photograph, at
+            any size.
+        tiles (`Sequence[Tile]`): What is looked at beside the whole, see `plan_tiles`.
+        photograph (`torch.Tensor` of shape `(height, width, 3)`, *optional*): uint8, where there are tiles.
+        box ([`Box`]): Of a tile, where it lies in its photograph.
     """
 
     class_name: str
@@ -39,6 +51,10 @@ class PreparedImage(NamedTuple):
     inputs: dict[str, Tensor]
     image_embeddings: tuple[Tensor, ...] | None = None
     place: int | None = None
+    roi: Tensor | None = None
+    tiles: Sequence[Tile] = ()
+    photograph: Tensor | None = None
+    box: Box = WHOLE
 
     @property
     def is_refined(self) -> bool:
@@ -55,6 +71,10 @@ class Prediction(NamedTuple):
         anomaly_map (`torch.Tensor` of shape `(height, width)`): The final map, likewise.
         rough_score (`float`): The image's score by the rough map, in [0, 1].
         pred_score (`float`): By the final map.
+        inside (`torch.Tensor` of shape `(height, width)`, *optional*): bool, of the same frame: the region of
+            interest; elsewhere both maps are 0.
+
+    Of a photograph with tiles, the frame is that of all tiles together, and a score is the highest of its parts'.
     """
 
     size: tuple[int, int]
@@ -62,6 +82,7 @@ class Prediction(NamedTuple):
     anomaly_map: Tensor
     rough_score: float
     pred_score: float
+    inside: Tensor | None = None
 
     def resized(self, name: str = "anomaly_map", size: tuple[int, int] | None = None) -> np.ndarray:
         """Returns a map at the photograph's own size, or at another one, float32 (height, width).
@@ -94,6 +115,8 @@ class ImagePreparer:
         image_embeddings: tuple[Tensor, ...] | None = None,
         reshaped_input_sizes: Tensor | None = None,
         place: int | None = None,
+        roi: Tensor | None = None,
+        tile: str | int | None = None,
     ) -> PreparedImage:
         """Prepares one photograph.
 
@@ -106,12 +129,16 @@ class ImagePreparer:
                 they are known, each (1, ...); with `reshaped_input_sizes`.
             reshaped_input_sizes (`torch.Tensor` of shape `(1, 2)`, *optional*): As the processor gave it with them.
             place (`int`, *optional*): Its number among the photographs that are compared with each other.
+            roi (`torch.Tensor` of shape `(height, width)`, *optional*): bool; where to look, at any size, see
+                `read_roi`.
+            tile (`str` or `int`, *optional*): How a long or huge photograph is cut, see `plan_tiles`; by default it is
+                taken whole.
 
         Returns:
             [`PreparedImage`].
 
         Raises:
-            TypeError, ValueError: If there is no usable class name, or the image is of an unknown kind.
+            TypeError, ValueError: If there is no usable class name, or the image or `tile` is of an unknown kind.
             ImageReadError, OSError: If the photograph cannot be read.
         """
         name = check_class_name(class_name)
@@ -122,7 +149,27 @@ class ImagePreparer:
         if refine and reshaped_input_sizes is not None:
             inputs["reshaped_input_sizes"] = reshaped_input_sizes
         size = (photograph.height, photograph.width)
-        return PreparedImage(name, size, inputs, image_embeddings if refine else None, place)
+        prepared = PreparedImage(name, size, inputs, image_embeddings if refine else None, place, roi)
+        side = features["pixel_values"].shape[-1]
+        if tiles := plan_tiles(size, tile, side):
+            # A copy: the photograph is the caller's
+            return prepared._replace(tiles=tiles, photograph=torch.from_numpy(np.array(photograph)))
+        return prepared if roi is None else prepared._replace(roi=crop_roi(roi, (side, side)))
+
+    def cut(self, image: PreparedImage, tile: Tile) -> PreparedImage:
+        """Prepares a tile of a photograph.
+
+        Args:
+            image ([`PreparedImage`]): With the photograph.
+            tile ([`Tile`]): One of its tiles.
+
+        Returns:
+            [`PreparedImage`].
+        """
+        assert image.photograph is not None
+        pixels = image.photograph[tile.top : tile.bottom, tile.left : tile.right].numpy()
+        prepared = self(Image.fromarray(pixels), image.class_name, refine=image.is_refined)
+        return prepared._replace(roi=image.roi, box=tile.to_box(image.size))
 
 
 class ClipSamInference:
@@ -209,18 +256,57 @@ class ClipSamInference:
         Raises:
             ValueError: If the model's head has random weights and is needed.
         """
+        wholes = self._predict_alike(images, references)
+        return [
+            self._add_tiles(image, whole, references) if image.tiles else whole
+            for image, whole in zip(images, wholes, strict=True)
+        ]
+
+    def _add_tiles(self, image: PreparedImage, whole: Prediction, references: Any) -> Prediction:
+        """Looks at a photograph's tiles too."""
+        step = 1 if self.model.device.type == "cpu" else _TILES_AT_ONCE
+        parts: list[Prediction] = []
+        for start in range(0, len(image.tiles), step):
+            cut = [self.prepare.cut(image, tile) for tile in image.tiles[start : start + step]]
+            parts += self._predict_alike(cut, references)
+        rough_map = join_tiles(
+            whole.rough_anomaly_map, [each.rough_anomaly_map for each in parts], image.tiles, image.size
+        )
+        anomaly_map = rough_map
+        if image.is_refined:
+            anomaly_map = join_tiles(whole.anomaly_map, [each.anomaly_map for each in parts], image.tiles, image.size)
+        inside = self._find_inside([image], references, rough_map.shape)
+        if inside is not None:
+            # The whole's region is coarser than that of the tiles
+            rough_map, anomaly_map = rough_map * inside[0], anomaly_map * inside[0]
+        rough_score, score = (
+            max(getattr(each, name) for each in (whole, *parts)) for name in ("rough_score", "pred_score")
+        )
+        return Prediction(
+            image.size, rough_map, anomaly_map, rough_score, score, None if inside is None else inside[0]
+        )
+
+    def _predict_alike(self, images: Sequence[PreparedImage], references: Any) -> list[Prediction]:
+        """Predicts photographs or tiles as they are, in one forward pass."""
         inputs = self._collate(images)
-        if references is None:
+        inside = self._find_inside(images, references, inputs["pixel_values"].shape[-2:])
+        if inside is not None and len(images) > 1 and self.model.config.region_rule == "relative":
+            # Each has its own threshold, what stands out from its region; the rest of a map is 0 and says nothing
+            return [each for image in images for each in self._predict_alike([image], references)]
+        if references is None and inside is None:
             self.model.check_trained()
             text_embeds = torch.cat([self.embed(image.class_name) for image in images])
             outputs = self.model(**inputs, text_embeds=text_embeds)
             answers = (outputs.rough_anomaly_map, outputs.anomaly_map, outputs.rough_score, outputs.pred_score)
         else:
-            answers = self._compare(images, inputs, references)
+            answers = self._predict_in_steps(images, inputs, references, inside)
         rough_maps, maps, rough_scores, scores = (answer.float().cpu() for answer in answers)
+        insides = [None] * len(images) if inside is None else list(inside)
         return [
-            Prediction(image.size, rough_maps[index], maps[index], rough_scores[index].item(), scores[index].item())
-            for index, image in enumerate(images)
+            Prediction(image.size, rough_map, final_map, rough_score.item(), score.item(), own)
+            for image, rough_map, final_map, rough_score, score, own in zip(
+                images, rough_maps, maps, rough_scores, scores, insides, strict=True
+            )
         ]
 
     def _collate(self, images: Sequence[PreparedImage]) -> dict[str, Any]:
@@ -237,24 +323,56 @@ class ClipSamInference:
             inputs["sam_pixel_values"] = torch.cat([image.inputs["sam_pixel_values"] for image in images]).to(device)
         return inputs
 
-    def _compare(
-        self, images: Sequence[PreparedImage], inputs: dict[str, Any], references: Any
+    def _find_inside(self, images: Sequence[PreparedImage], references: Any, size: Sequence[int]) -> Tensor | None:
+        """(batch_size, *size), bool, on the CPU: the regions of interest; `None` if there is none."""
+        of_references = None if references is None else references.roi_mask
+        if of_references is None and all(image.roi is None for image in images):
+            return None
+        inside = torch.ones(len(images), *size, dtype=torch.bool)
+        for image, own in zip(images, inside, strict=True):
+            for roi in (image.roi, of_references):
+                if roi is not None:
+                    own &= crop_roi(roi.cpu(), size, image.box)
+        return inside
+
+    def _predict_in_steps(
+        self, images: Sequence[PreparedImage], inputs: dict[str, Any], references: Any, inside: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rough and final maps and their scores, by a comparison with references."""
-        model, text_weight = self.model, references.text_weight
-        for image in images:
-            references.check_photograph(image.size, image.class_name)
-        text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None
-        pixel_values = inputs.pop("pixel_values")
-        patches, text_map = describe_photographs(model, pixel_values, text_embeds)
-        places = [image.place for image in images]
-        compared = references.compare(patches, pixel_values.shape[-2:], places)
-        rough_maps = maps = references.keep_inside(mix_maps(compared, text_map, text_weight))
+        """Rough and final maps and their scores, where something comes between the localizer and the refiner."""
+        model, pixel_values = self.model, inputs.pop("pixel_values")
+        rough_maps = self._localize(images, pixel_values, references)
+        threshold = None if references is None else references.region_threshold
+
+        def keep(maps: Tensor) -> Tensor:
+            return maps if inside is None else maps * inside.to(maps)
+
+        if inside is not None and threshold is None and model.config.region_rule == "relative":
+            # It is one photograph, see `_predict_alike`
+            threshold = relative_threshold(rough_maps[0].cpu()[inside[0]][None], model.config.region_deviations)
+        rough_maps = maps = keep(rough_maps)
         if images[0].is_refined:
-            refined = model.refine(rough_maps, **inputs, binarize_threshold=references.region_threshold)
-            maps = references.keep_inside(torch.stack([each.anomaly_map for each in refined]))
-        scores = score_compared(model, rough_maps)
-        return rough_maps, maps, scores, scores
+            refined = model.refine(rough_maps, **inputs, binarize_threshold=threshold)
+            maps = keep(torch.stack([each.anomaly_map for each in refined]))
+        rough_scores = score_compared(model, rough_maps)
+        # The thresholds of good photographs hold with the refiner and without
+        return rough_maps, maps, rough_scores, rough_scores if references is not None else score_compared(model, maps)
+
+    def _localize(self, images: Sequence[PreparedImage], pixel_values: Tensor, references: Any) -> Tensor:
+        """Rough maps, by texts alone or by a comparison with references."""
+        model = self.model
+        if references is None:
+            model.check_trained()
+            text_embeds = torch.cat([self.embed(image.class_name) for image in images])
+            rough_maps: Tensor = model(pixel_values=pixel_values, text_embeds=text_embeds).rough_anomaly_map
+            return rough_maps
+        for image in images:
+            if image.box == WHOLE:
+                references.check_photograph(image.size, image.class_name)
+        text_weight = references.text_weight
+        text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None
+        patches, text_map = describe_photographs(model, pixel_values, text_embeds)
+        compared = references.compare(patches, pixel_values.shape[-2:], [image.place for image in images])
+        return mix_maps(compared, text_map, text_weight)
 
 
 class TextEmbeddingCache:

@@ -107,6 +107,8 @@ class MutualReferences:
     """
 
     decision_threshold: float | None = None
+    roi_mask: Tensor | None = None
+    tile: str | int | None = None
 
     def __init__(
         self,
@@ -259,10 +261,6 @@ class MutualReferences:
     def check(self, model: Any, processor: Any) -> None:
         """Raises if these were described by another model; see `check_fingerprint`."""
         check_fingerprint(self.fingerprint, fingerprint_encoder(model, processor))
-
-    def keep_inside(self, maps: Tensor) -> Tensor:
-        """Changes nothing: there is no region of interest."""
-        return maps
 
     def check_photograph(self, size: Sequence[int], class_name: str) -> None:
         """Not used: the photographs of a folder may have any size and name."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from .image_loading import load_rgb
 from .localizer_clipsam import Localizer
 from .refinement_clipsam import score_map
+from .tiling_clipsam import WHOLE, Box
 
 
 # A block of cosines of a search, in values: 4 MiB in float32, which stays in a processor's cache
@@ -268,20 +269,50 @@ def find_outliers(distances: Sequence[np.ndarray]) -> list[int]:
     return [int(index) for index in np.flatnonzero(farthest - middle > _OUTLIER_DEVIATIONS * spread)]
 
 
-def read_roi(roi_mask: Any, side: int, timeout: float | None = None) -> Tensor:
-    """Reads a region of interest in CLIP's frame; the nearest pixel by half-pixel centres.
+def read_roi(roi_mask: Any, timeout: float | None = None) -> Tensor:
+    """Reads a region of interest.
 
     Args:
-        roi_mask: What `load_rgb` reads; where it is not black is inside.
-        side (`int`): Of CLIP's frame, in pixels.
+        roi_mask: What `load_rgb` reads; where it is not black is inside. Or an array or a tensor of bool.
         timeout (`float`, *optional*): Seconds to wait for a URL's server.
 
     Returns:
-        `torch.Tensor` of shape `(side, side)`: bool.
+        `torch.Tensor` of shape `(height, width)`: bool, at the mask's own size.
+
+    Raises:
+        ValueError: If nothing is inside.
+        ImageReadError, OSError: If it cannot be read.
     """
-    picture: np.ndarray = np.any(np.asarray(load_rgb(roi_mask, timeout=timeout)), axis=-1)
-    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in picture.shape)
-    return torch.from_numpy(picture[rows[:, None], columns])
+    if isinstance(roi_mask, (np.ndarray, Tensor)) and roi_mask.ndim == 2 and str(roi_mask.dtype).endswith("bool"):
+        inside = torch.as_tensor(roi_mask)
+    else:
+        inside = torch.from_numpy(np.any(np.asarray(load_rgb(roi_mask, timeout=timeout)), axis=-1))
+    if not inside.any():
+        raise ValueError("The region of interest is empty: its mask is black everywhere.")
+    return inside
+
+
+def crop_roi(roi: Tensor, size: Sequence[int], box: Box = WHOLE) -> Tensor:
+    """Brings a region of interest to the frame of a photograph or of a tile of it: the nearest pixels.
+
+    Args:
+        roi (`torch.Tensor` of shape `(height, width)`): bool; of a whole photograph, at any size.
+        size (`Sequence[int]`): (height, width) of the frame.
+        box ([`Box`], *optional*): The tile; by default the whole.
+
+    Returns:
+        `torch.Tensor` of shape `size`: bool, by half-pixel centres.
+
+    Example:
+        >>> crop_roi(torch.tensor([[True, False]]), (1, 2), Box(0.0, 0.0, 1.0, 0.5))
+        tensor([[True, True]])
+    """
+    edges = ((box.top, box.bottom), (box.left, box.right))
+    rows, columns = (
+        ((low + (torch.arange(cells) + 0.5) / cells * (high - low)) * length).long().clamp(max=length - 1)
+        for cells, length, (low, high) in zip(size, roi.shape, edges, strict=True)
+    )
+    return roi[rows[:, None], columns]
 
 
 def to_grid(roi: Tensor, grid: Sequence[int]) -> Tensor:
@@ -366,6 +397,7 @@ __all__ = [
     "average_neighbourhoods",
     "check_fingerprint",
     "choose_coreset",
+    "crop_roi",
     "describe_photographs",
     "find_nearest",
     "find_outliers",

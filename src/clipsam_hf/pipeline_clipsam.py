@@ -24,9 +24,11 @@ from .checkpoint_clipsam import check_backbones_are_public
 from .image_loading import find_photographs
 from .inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage, TextEmbeddingCache
 from .mutual_clipsam import MutualReferences
+from .patches_clipsam import read_roi
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
-from .references_clipsam import ClipSamReferences, take_references
+from .references_clipsam import ClipSamReferences, agree_on_tile, take_references
+from .tiling_clipsam import check_tile
 
 
 logger = logging.get_logger(__name__)
@@ -41,7 +43,9 @@ CALL_PARAMETERS = (
     "references",
     "refine",
     "return_maps",
+    "roi_mask",
     "threshold",
+    "tile",
     "timeout",
 )
 
@@ -95,7 +99,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
 
         Args:
             images: One photograph: a path, an http(s) URL, bytes, an open file, a PIL image, an array or a tensor,
-                see `load_rgb`; or a dictionary `{"image": ..., "class_name": ...}`, the name being optional. Or many:
+                see `load_rgb`; or a dictionary `{"image": ..., "class_name": ..., "roi_mask": ...}`, of which only the
+                image must be there. Or many:
                 a list or tuple of these gives a list; a generator, `KeyDataset`, torch `Dataset`, `datasets.Dataset`
                 (columns `image` and, if there is one, `class_name`) or a folder, by the order of its paths, gives an
                 iterator that reads and predicts as it goes.
@@ -112,6 +117,14 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             decision_threshold (`float`, *optional*): In [0, 1]; photographs with a score above it may be anomalous. By
                 default the configuration's, where that one was calibrated for this `refine`; or, with references,
                 their own, if there are at least two.
+            roi_mask (*optional*): A mask that is not black where to look, brought to the size of each photograph: what
+                `load_rgb` reads, or an array of bool. Elsewhere maps are 0, and nothing scores. A dictionary's own one
+                goes before the common one; references may have one of their own.
+            tile (`str` or `int`, *optional*, defaults to `"auto"`): How photographs are cut into tiles that are looked
+                at beside the whole: with `"auto"` those that are more than twice as long as short or have more than 16
+                megapixels; with a number all that are longer, into tiles of that side in pixels; with None, none. Each
+                tile costs about as much as a photograph, see `plan_tiles`. References have their own `tile`;
+                photographs that are compared with each other are taken whole.
             refine (`bool`, defaults to `True`): Whether SAM refines CLIP's rough map.
             batch_size (`int`, defaults to 1): Photographs per forward pass, whatever their sizes.
             timeout (`float`, *optional*): Seconds to wait for a URL's server; by default for ever.
@@ -155,12 +168,15 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         items = _to_items(images, class_names)
         if items == []:
             return []
+        if kwargs.get("roi_mask") is not None:
+            kwargs["roi_mask"] = read_roi(kwargs["roi_mask"], kwargs.get("timeout"))  # once for all
         if references is not None:
             self._sanitize_parameters(**kwargs)  # what is out of range is known before anything is compared
             given = {**self._preprocess_params, **kwargs, "references": references}
             items, kwargs["references"] = self._prepare_references(items, **given)
             if "class_name" not in given:
                 kwargs["class_name"] = getattr(kwargs["references"], "class_name", "object")
+            kwargs["tile"] = agree_on_tile(given.get("tile", "auto"), kwargs["references"])
         return super().__call__(items, **kwargs)
 
     def _prepare_references(
@@ -168,6 +184,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         items: Any,
         references: Any,
         class_name: str = "object",
+        roi_mask: Any = None,
+        tile: str | int | None = "auto",
         timeout: float | None = None,
         on_error: str = "raise",
         **_: Any,
@@ -176,7 +194,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         inference = ClipSamInference(self.model, self.processor, self._texts)
         if not isinstance(references, str) or references != "mutual":
             name = _common_name(items) or class_name
-            return items, take_references(inference, references, class_name=name, timeout=timeout)
+            options = {"class_name": name, "roi_mask": roi_mask, "tile": tile, "timeout": timeout}
+            return items, take_references(inference, references, **options)
         if not isinstance(items, (list, _Rows)):
             kind = "one photograph" if isinstance(items, dict) else "a stream"
             raise ValueError(f"`references='mutual'` needs a list, a data set or a folder of photographs, got {kind}.")
@@ -268,6 +287,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
                 raise TypeError(f"`{name}` must be True or False, got {parameters[name]!r}.")
         if parameters.get("on_error", "raise") not in ("raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {parameters['on_error']!r}.")
+        check_tile(parameters.get("tile"))
         timeout = parameters.get("timeout")
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
             raise ValueError(f"`timeout` must be a positive number of seconds or None, got {timeout!r}.")
@@ -276,22 +296,31 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             return {name: parameters[name] for name in names if name in parameters}
 
         of_answer = chosen("as_json", "decision_threshold", "references", "refine", "return_maps", "threshold")
-        return chosen("class_name", "on_error", "refine", "timeout"), chosen("references"), of_answer
+        of_reading = chosen("class_name", "on_error", "refine", "roi_mask", "tile", "timeout")
+        return of_reading, chosen("references"), of_answer
 
     def preprocess(  # type: ignore[override]
         self,
         input_: Any,
         class_name: str = "object",
         refine: bool = True,
+        roi_mask: Any = None,
+        tile: str | int | None = "auto",
         timeout: float | None = None,
         on_error: str = "raise",
     ) -> dict[str, Any]:
         """Reads one photograph and makes the pixels of CLIP and, if SAM is to refine, of SAM."""
         try:
             item = _as_called(input_)
-            name, place = item.get("class_name", class_name), item.get("place")
+            name, place, roi_mask = (
+                item.get("class_name", class_name),
+                item.get("place"),
+                item.get("roi_mask", roi_mask),
+            )
+            roi = None if roi_mask is None else read_roi(roi_mask, timeout)
             prepare = ImagePreparer(self.processor)
-            row = _Row(prepare(item["image"], name, refine=refine, timeout=timeout, place=place))
+            options = {"refine": refine, "timeout": timeout, "place": place, "roi": roi, "tile": tile}
+            row = _Row(prepare(item["image"], name, **options))
         except (OSError, TypeError, ValueError) as error:
             if on_error == "raise":
                 raise
@@ -469,10 +498,10 @@ def _to_item(image: Any, class_name: str | None = None, *, is_row: bool = False)
     """Makes `{"image": ..., "class_name": ...}`; a row of a data set may have other columns."""
     if isinstance(image, Mapping):
         if not is_row:
-            raise_if_unknown(image, ("class_name", "image"), "The dictionary of an image")
+            raise_if_unknown(image, ("class_name", "image", "roi_mask"), "The dictionary of an image")
         if "image" not in image:
             raise ValueError(f"An image's dictionary or row needs the key 'image', got {sorted(map(str, image))}.")
-        item = {key: image[key] for key in ("image", "class_name") if key in image}
+        item = {key: image[key] for key in ("image", "class_name", "roi_mask") if key in image}
     else:
         item = {"image": image}
     if class_name is not None:

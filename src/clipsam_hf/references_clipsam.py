@@ -27,13 +27,14 @@ from .patches_clipsam import (
     Scale,
     average_neighbourhoods,
     check_fingerprint,
+    crop_roi,
     find_nearest,
     fingerprint_encoder,
     read_roi,
-    resize_roi,
 )
 from .processing_clipsam import check_class_name
 from .publishing_clipsam import push, replace_files
+from .tiling_clipsam import check_tile
 
 
 logger = logging.get_logger(__name__)
@@ -64,6 +65,7 @@ class ReferenceSettings:
             a single reference.
         expected_false_alarms (`float`, *optional*): The share of good photographs that is to be expected above it.
         groups (`Sequence[int]`, *optional*): 0 or 1 for each photograph if they look like two products.
+        tile (`str` or `int`, *optional*): How photographs are cut, see `plan_tiles`.
     """
 
     class_name: str
@@ -77,6 +79,7 @@ class ReferenceSettings:
     decision_threshold: float | None = None
     expected_false_alarms: float | None = None
     groups: Sequence[int] | None = None
+    tile: str | int | None = None
 
 
 class ClipSamReferences:
@@ -88,7 +91,7 @@ class ClipSamReferences:
         photographs (`torch.Tensor` of shape `(num_patches,)`, int32): From which photograph a patch is.
         settings ([`ReferenceSettings`]): All else.
         roi_mask (`torch.Tensor` of shape `(height, width)`, bool, *optional*): Where to look, the same for every
-            photograph; elsewhere maps are 0.
+            photograph, in CLIP's frame; elsewhere maps are 0.
 
     Example:
         >>> from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
@@ -136,6 +139,11 @@ class ClipSamReferences:
         return 0.5 if self.decision_threshold is None else self.decision_threshold
 
     @property
+    def tile(self) -> str | int | None:
+        """How photographs are cut, see `plan_tiles`."""
+        return self.settings.tile
+
+    @property
     def text_weight(self) -> float:
         """Share of the localizer's own map, in [0, 1]."""
         weight: float = self.settings.fingerprint["reference_text_weight"]
@@ -155,6 +163,7 @@ class ClipSamReferences:
         max_patches: int = 16384,
         quantile: float = 1.0,
         seed: int = 0,
+        tile: str | int | None = "auto",
         timeout: float | None = None,
         show_progress: bool = False,
     ) -> "ClipSamReferences":
@@ -178,6 +187,9 @@ class ClipSamReferences:
             max_patches (`int`, defaults to 16384): More patches than these are thinned out by a greedy coreset.
             quantile (`float`, defaults to 1.0): In (0, 1]; of the scores of the good photographs, for the threshold.
             seed (`int`, defaults to 0): Of the coreset.
+            tile (`str` or `int`, *optional*, defaults to `"auto"`): How long or huge photographs are cut, these and
+                those that are compared with them; see `plan_tiles`. The whole and its tiles share one memory, and a
+                photograph's score is the highest of its parts.
             timeout (`float`, *optional*): Seconds to wait for a URL's server.
             show_progress (`bool`, defaults to `False`): Whether to show a bar, if a terminal sees it.
 
@@ -191,18 +203,22 @@ class ClipSamReferences:
         check_quantile(quantile)
         if max_patches < 1:
             raise ValueError(f"`max_patches` must be at least 1, got {max_patches}.")
+        check_tile(tile)
         sources, name = list_sources(images, "references"), check_class_name(class_name)
         if defect_masks is not None and not 1 < len(defect_masks) == len(sources):
             raise ValueError(f"`defect_masks` has {len(defect_masks)} entries for {len(sources)} photographs.")
-        gallery = Gallery(model, processor, sources, name, timeout, defect_masks)
-        roi = None if roi_mask is None else read_roi(roi_mask, model.config.image_size, timeout)
+        gallery = Gallery(model, processor, sources, name, timeout, defect_masks, tile)
+        frame = (model.config.image_size, model.config.image_size)
+        roi = None if roi_mask is None else crop_roi(read_roi(roi_mask, timeout), frame)
         with logging.tqdm(
             total=2 * len(gallery.sources), unit="look", disable=None if show_progress else True
         ) as progress:
             memory, photographs = fill_memory(gallery, roi, rotations, max_patches, seed, progress)
             sizes = [gallery.sizes[index] for index in range(len(sources))]
             fingerprint, groups = fingerprint_encoder(model, processor), gallery.find_groups()
-            settings = ReferenceSettings(name, fingerprint, gallery.names, sizes, 0.0, 1.0, (), groups=groups)
+            settings = ReferenceSettings(
+                name, fingerprint, gallery.names, sizes, 0.0, 1.0, (), groups=groups, tile=tile
+            )
             references = cls(memory, photographs, settings, roi)
             references.settings = judge_references(references, gallery, quantile, progress)
         return references
@@ -251,7 +267,7 @@ class ClipSamReferences:
             places (`Sequence[int]`, *optional*): Not used: no photograph is one of the references.
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1]; 0 outside the region of interest.
+            `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
         """
         return self.to_map(self.measure(patches), size)
 
@@ -266,18 +282,7 @@ class ClipSamReferences:
             `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
         """
         scale = Scale(self.settings.centre, self.settings.spread)
-        return self.keep_inside(scale.to_map(distances, size, self.settings.fingerprint["reference_deviations"]))
-
-    def keep_inside(self, maps: Tensor) -> Tensor:
-        """Sets maps to 0 outside the region of interest, whoever marked something there.
-
-        Args:
-            maps (`torch.Tensor` of shape `(batch_size, height, width)`): In CLIP's frame, in [0, 1].
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, height, width)`: In [0, 1].
-        """
-        return maps if self.roi_mask is None else maps * resize_roi(self.roi_mask, maps.shape[-2:]).to(maps)
+        return scale.to_map(distances, size, self.settings.fingerprint["reference_deviations"])
 
     def check(self, model: Any, processor: Any) -> None:
         """Raises if these references cannot be used with a model.
@@ -392,7 +397,13 @@ class ClipSamReferences:
 
 
 def take_references(
-    inference: ClipSamInference, references: Any, *, class_name: str = "object", timeout: float | None = None
+    inference: ClipSamInference,
+    references: Any,
+    *,
+    class_name: str = "object",
+    roi_mask: Any = None,
+    tile: str | int | None = "auto",
+    timeout: float | None = None,
 ) -> ClipSamReferences:
     """Makes references of whatever they were given as, and checks that the model can use them.
 
@@ -401,6 +412,8 @@ def take_references(
         references ([`ClipSamReferences`], `str`, `os.PathLike` or `Sequence`): References, a folder or repository
             where some were saved, or a folder or list of good photographs.
         class_name (`str`, defaults to `"object"`): What the photographs show, where references are made.
+        roi_mask (*optional*): Likewise, where to look; see [`ClipSamReferences`].
+        tile (`str` or `int`, *optional*, defaults to `"auto"`): Likewise, how photographs are cut.
         timeout (`float`, *optional*): Seconds to wait for a URL's server.
 
     Returns:
@@ -419,10 +432,40 @@ def take_references(
         references = ClipSamReferences.from_pretrained(references)
     if not isinstance(references, ClipSamReferences):
         return ClipSamReferences.from_images(
-            inference.model, inference.processor, references, class_name=class_name, timeout=timeout
+            inference.model,
+            inference.processor,
+            references,
+            class_name=class_name,
+            roi_mask=roi_mask,
+            tile=tile,
+            timeout=timeout,
         )
     references.check(inference.model, inference.processor)
     return references
+
+
+def agree_on_tile(tile: str | int | None, references: Any) -> str | int | None:
+    """Chooses how photographs are cut: as what they are compared with.
+
+    Args:
+        tile (`str` or `int`, *optional*): What the caller wants, see `plan_tiles`; `"auto"` gives way.
+        references ([`ClipSamReferences`] or [`MutualReferences`], *optional*): What photographs are compared with.
+
+    Returns:
+        `str` or `int`, *optional*: How they are cut.
+
+    Raises:
+        ValueError: If the caller wants something else than the references.
+    """
+    if references is None or tile == references.tile:
+        return tile
+    if tile != "auto":
+        raise ValueError(
+            f"Photographs are cut like what they are compared with, by `tile` {references.tile!r}, not {tile!r}: leave"
+            " it out, or make references with it (photographs that are compared with each other are taken whole)."
+        )
+    own: str | int | None = references.tile
+    return own
 
 
 def is_saved_in(folder: str | os.PathLike[str]) -> bool:
@@ -437,4 +480,4 @@ def is_saved_in(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / SETTINGS_NAME).is_file()
 
 
-__all__ = ["ClipSamReferences", "ReferenceSettings", "is_saved_in", "take_references"]
+__all__ = ["ClipSamReferences", "ReferenceSettings", "agree_on_tile", "is_saved_in", "take_references"]
