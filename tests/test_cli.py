@@ -19,12 +19,14 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, SamModel
-from transformers.utils import logging
 from typer.testing import CliRunner, Result
 
 import clipsam_hf
 from clipsam_hf import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor, cli
+from clipsam_hf.cli import evaluate, options, predict
+from clipsam_hf.data.layouts import LAYOUTS
 from clipsam_hf.evaluation.report import FILE_NAMES
+from clipsam_hf.prediction import FORMATS, KINDS
 
 
 ROOT = Path(__file__).parents[1]
@@ -182,8 +184,7 @@ def test_without_output_nothing_is_written(tree: Path, few_words: Path, tmp_path
 
 
 def test_default_model_is_the_embedded_one(tree: Path, few_words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli.EMBEDDED_CHECKPOINT == clipsam_hf.EMBEDDED_CHECKPOINT
-    monkeypatch.setattr(cli, "EMBEDDED_CHECKPOINT", few_words)
+    monkeypatch.setattr(clipsam_hf, "EMBEDDED_CHECKPOINT", few_words)
     result = run("evaluate", tree, "--size", "32", "--no-refine")
     assert result.exit_code == 0, result.output
     assert f"model.name: {few_words.name}\n" in result.stdout
@@ -220,11 +221,12 @@ def test_text_scores_legacy_aupro_and_types_are_reachable(tree: Path, few_words:
 
 def test_settings_are_those_that_the_weights_leave_open() -> None:
     """What the networks were made for cannot be changed behind the weights."""
-    assert {"merge", "num_points", "image_score", "mask_threshold"} <= set(cli._SETTINGS)
-    assert {"localizer", "feature_layers", "vv_num_stages", "vv_residual"} <= set(cli._SETTINGS)
-    assert {"text_temperature", "window_sizes", "window_stride"} <= set(cli._SETTINGS)
-    assert not {"sam_config", "clip_config", "image_size", "umci_hidden_size", "focal_gamma"} & set(cli._SETTINGS)
-    assert set(cli._FIXED) <= set(ClipSamConfig.names_of("localize", "refine"))
+    names = set(evaluate.list_settings())
+    assert {"merge", "num_points", "image_score", "mask_threshold"} <= names
+    assert {"localizer", "feature_layers", "vv_num_stages", "vv_residual"} <= names
+    assert {"text_temperature", "window_sizes", "window_stride"} <= names
+    assert not {"sam_config", "clip_config", "image_size", "umci_hidden_size", "focal_gamma"} & names
+    assert set(evaluate.FIXED) <= set(ClipSamConfig.names_of("localize", "refine"))
 
 
 def test_a_trained_checkpoint_is_read_without_its_head(tree: Path, few_words: Path) -> None:
@@ -295,7 +297,7 @@ def test_interruption_says_how_to_go_on(
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_evaluation", interrupt)
+    monkeypatch.setattr("clipsam_hf.evaluation.run.evaluate", interrupt)
     result = run("evaluate", tree, "--model", few_words, "--output", tmp_path / "output")
     assert result.exit_code != 0
     assert "goes on from here" in result.stderr
@@ -303,6 +305,14 @@ def test_interruption_says_how_to_go_on(
 
 def test_version_is_the_packages() -> None:
     assert run("--version").stdout == f"{clipsam_hf.__version__}\n"
+
+
+def test_names_in_the_help_are_those_of_the_package() -> None:
+    """They are written down in the commands, so that help does not import what takes seconds."""
+    assert evaluate.LAYOUTS == tuple(LAYOUTS)
+    assert predict.KINDS == KINDS
+    assert predict.FORMATS == FORMATS
+    assert all(isinstance(options.parse_dtype(name), torch.dtype) for name in options.DTYPES)
 
 
 def test_help_is_plain_text() -> None:
@@ -314,7 +324,6 @@ def test_help_is_plain_text() -> None:
 def call_main(stdout: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
     """Runs the console script, as the terminal does, and returns its exit code."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(logging, "disable_progress_bar", lambda: None)
     monkeypatch.setattr(sys, "argv", ["clipsam", "--version"])
     monkeypatch.setattr(sys, "stdout", stdout)
     with pytest.raises(SystemExit) as end:
@@ -445,7 +454,7 @@ def test_a_fault_of_ours_keeps_its_traceback(tree: Path, few_words: Path, monkey
     def fail(*args: Any, **kwargs: Any) -> None:
         raise TypeError("a fault")
 
-    monkeypatch.setattr(cli, "run_evaluation", fail)
+    monkeypatch.setattr("clipsam_hf.evaluation.run.evaluate", fail)
     result = run("evaluate", tree, "--model", few_words)
     assert isinstance(result.exception, TypeError)
 
