@@ -26,7 +26,10 @@ REQUIRED = [
 TRAIN_REQUIRE = ["accelerate>=1.10.0", "datasets>=5.0.0", "jinja2>=3.1.6"]
 EVAL_REQUIRE = ["evaluate>=0.4.6", "jinja2>=3.1.6", "scikit-learn>=1.6.0"]
 ONNX_REQUIRE = ["onnxruntime>=1.32.0", "onnxscript>=0.7.2"]
-DEMO_REQUIRE = ["scikit-image>=0.25.0"]  # the photograph of examples/quickstart.py
+DEMO_REQUIRE = ["scikit-image>=0.25.0"]  # the photograph of `clipsam demo`
+APP_REQUIRE = ["gradio>=6.31.0"]  # takes no Pillow 13
+RAY_REQUIRE = ["ray[data]>=2.60.0"]
+HEIF_REQUIRE = ["pillow-heif>=1.8.0"]  # .heic and .heif; Pillow reads .avif itself
 QUALITY_REQUIRE = ["mypy>=2.4.1", "ruff>=0.17.6", "scipy-stubs>=1.17.1.5"]
 TESTS_REQUIRE = sorted(
     {
@@ -34,9 +37,12 @@ TESTS_REQUIRE = sorted(
         "pytest>=8.4.0",
         "pytest-timeout>=2.4.0",
         "pytest-xdist>=3.8.0",
+        "selenium>=4.51.0",
         *TRAIN_REQUIRE,
         *EVAL_REQUIRE,
         *DEMO_REQUIRE,
+        *HEIF_REQUIRE,
+        *ONNX_REQUIRE,
     }
 )
 
@@ -45,6 +51,9 @@ EXTRAS = {
     "eval": EVAL_REQUIRE,
     "onnx": ONNX_REQUIRE,
     "demo": DEMO_REQUIRE,
+    "app": APP_REQUIRE,
+    "ray": RAY_REQUIRE,
+    "heif": HEIF_REQUIRE,
     "quality": QUALITY_REQUIRE,
     "tests": TESTS_REQUIRE,
     "dev": sorted({*TESTS_REQUIRE, *QUALITY_REQUIRE}),
