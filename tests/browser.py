@@ -64,7 +64,7 @@ def open_browser(profile: Path, *, size: tuple[int, int] = (1280, 900), dark: bo
 
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}", "about:blank"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -84,7 +84,7 @@ def console_errors(chrome: Any) -> list[str]:
 
 
 def requested_urls(chrome: Any) -> list[str]:
-    """Returns the addresses that were requested since the last call, without data that is in the page itself."""
+    """Returns the addresses that were requested since the last call, without the page's own data and the browser's."""
     messages = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
     urls = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("data:", "blob:"))]
+    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:", "about:"))]
