@@ -142,6 +142,31 @@ def test_native_figures_are_those_of_the_pipelines_maps(parts: Parts, data: Anom
     assert results.find("rough").figures["pixel_auroc"] != results.find("refined").figures["pixel_auroc"]
 
 
+@pytest.mark.parametrize("look", ["tiles", "region"])
+def test_tiles_and_a_region_of_interest_are_those_of_the_pipeline(
+    parts: Parts, tree: Path, tmp_path: Path, look: str
+) -> None:
+    model, processor = parts
+    roi = np.zeros((4, 4), dtype=np.uint8)
+    roi[:, :2] = 255
+    Image.fromarray(roi).save(tmp_path / "roi.png")
+    given: dict[str, Any] = {"tile": 32} if look == "tiles" else {"roi_mask": tmp_path / "roi.png"}
+    pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=processor, task=TASK)
+    data, metrics = AnomalyFolder(tree, category="ring"), AnomalyMetrics()
+    for sample in data:
+        result = pipe(sample.load_image(), class_name=sample.class_name, refine=False, **{"tile": None, **given})
+        metrics.update(result["anomaly_map"], sample.load_mask(), sample.category, image_score=result["score"])
+    results = evaluate(model, processor, data, EvaluationOptions(size=None, refine=False, **given))
+    assert results is not None
+    assert results.find("rough", "ring").figures == pytest.approx(metrics.compute()["categories"]["ring"], nan_ok=True)
+    (note,) = (note for note in results.notes if "tiles" in note or "region of interest" in note)
+    assert note in results.to_text()
+    assert results.protocol["photographs"]["tile"] == given.get("tile")
+    plain = evaluate(model, processor, data, EvaluationOptions(size=None, refine=False))
+    assert plain is not None and "photographs" not in plain.protocol
+    assert plain.find("rough", "ring").figures != results.find("rough", "ring").figures
+
+
 @pytest.mark.parametrize("rule", ["nearest", "bilinear"])
 def test_maps_and_masks_meet_in_a_square(parts: Parts, data: AnomalyFolder, rule: str) -> None:
     model, processor = parts

@@ -49,6 +49,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "regions_clipsam",
     },
     "tiling_clipsam": {"refinement_clipsam"},
+    "visualization_clipsam": {"image_loading"},
     "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam", "tiling_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
     "inference_clipsam": {
@@ -88,10 +89,10 @@ GROUND_LIBRARIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "scipy", "
 # Upper floor, from the bottom to the top: what each file or package may import beside its own parts.
 # Names of the ground floor are files, the others packages as a whole.
 UPPER_FLOOR: dict[str, set[str]] = {
+    "version": set(),
     "files": set(),
     "metrics": {"regions_clipsam"},
     "data": {"files", "image_loading"},
-    "visualization": {"image_loading"},
     # `__version__` inside a function: the package exports what imports it
     "evaluation": {
         "__version__",
@@ -104,6 +105,8 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "mutual_clipsam",
         "processing_clipsam",
         "references_clipsam",
+        "patches_clipsam",
+        "tiling_clipsam",
     },
     "prediction": {
         "__version__",
@@ -117,7 +120,9 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "mutual_clipsam",
         "processing_clipsam",
         "references_clipsam",
-        "visualization",
+        "visualization_clipsam",
+        "patches_clipsam",
+        "tiling_clipsam",
     },
     "cards": {
         "data",
@@ -129,7 +134,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "pipeline_clipsam",
         "processing_clipsam",
         "publishing_clipsam",
-        "visualization",
+        "visualization_clipsam",
     },
     # the last step of a whole training is the card
     "training": {
@@ -150,7 +155,6 @@ UPPER_FLOOR: dict[str, set[str]] = {
     "cli": {
         "gallery_clipsam",
         "EMBEDDED_CHECKPOINT",
-        "__version__",
         "configuration_clipsam",
         "data",
         "evaluation",
@@ -161,6 +165,8 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "processing_clipsam",
         "references_clipsam",
         "training",
+        "version",
+        "tiling_clipsam",
     },
 }
 # tqdm and typer are requirements of transformers.

@@ -144,18 +144,18 @@ def test_pictures_lie_under_the_paths_of_their_photographs(model: Model, source:
         assert found.dtype == np.uint16 and found.shape == (row["height"], row["width"])
         np.testing.assert_allclose(found / 65535, answer["anomaly_map"], rtol=0, atol=1e-5)
         assert opened["heatmap"].size == (row["width"], row["height"])
-        assert opened["overlay"].mode == "RGB" and opened["overlay"].width > row["width"]  # its colour bar
+        assert opened["overlay"].mode == "RGB" and opened["overlay"].width >= 400
 
 
 def test_overlay_and_heat_map_are_bounded(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_work, "MAX_PICTURE_SIDE", 50)
+    monkeypatch.setattr(prediction_work, "MAX_PICTURE_SIDE", 250)
     (tmp_path / "in").mkdir()
-    photograph(0, (0, 1), (64, 200)).save(tmp_path / "in" / "wide.png")
+    photograph(0, (0, 1), (64, 500)).save(tmp_path / "in" / "wide.png")
     output = tmp_path / "out"
     predict(model, tmp_path / "in", output, save=KINDS, threshold=0.3)
     sizes = {kind: Image.open(output / kind / "wide.png.png").size for kind in KINDS}
-    assert sizes["map"] == sizes["mask"] == (200, 64)
-    assert sizes["heatmap"] == (50, 16) and sizes["overlay"][0] < 200
+    assert sizes["map"] == sizes["mask"] == (500, 64)
+    assert sizes["heatmap"] == (250, 32) and max(sizes["overlay"]) <= 250
 
 
 def test_nothing_is_painted_unless_wanted(model: Model, source: Path, tmp_path: Path) -> None:
@@ -173,17 +173,28 @@ def test_a_single_photograph_and_batches_and_workers(model: Model, source: Path,
         assert row["score"] == pytest.approx(whole[row["path"]]["score"], abs=1e-6)
 
 
-def test_a_region_of_interest_comes_with_good_photographs(
-    model: Model, source: Path, good: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", ["good photographs", "texts", "mutual", "line"])
+def test_a_region_of_interest(model: Model, source: Path, good: Path, tmp_path: Path, kind: str) -> None:
     roi = np.zeros((32, 40), dtype=np.uint8)
     roi[:, :20] = 255
     output = tmp_path / "out"
-    predict(model, source, output, references=good, roi_mask=Image.fromarray(roi), save=["map"])
-    assert not np.asarray(Image.open(output / "map" / "right" / "b.png.png"))[:, 22:].any()
-    for references in (None, "mutual", ClipSamReferences.from_images(*model, GOOD, class_name="candle")):
-        with pytest.raises(ValueError, match="a region of interest belongs to"):
-            predict(model, source, tmp_path / "other", references=references, roi_mask=roi)
+    references = {"good photographs": good, "texts": None, "mutual": "mutual"}.get(kind)
+    if kind == "line":
+        references = ClipSamReferences.from_images(*model, GOOD, class_name="candle")
+    predict(model, source, output, references=references, roi_mask=Image.fromarray(roi), save=["map"])
+    found = np.asarray(Image.open(output / "map" / "right" / "b.png.png"))
+    assert found[:, :18].any() and not found[:, 22:].any()
+
+
+def test_a_long_photograph_is_cut_as_the_pipeline_cuts_it(model: Model, source: Path, tmp_path: Path) -> None:
+    long = photograph(3, size=(32, 128))
+    long.save(source / "long.png")
+    pipe = ZeroShotAnomalySegmentationPipeline(model=model[0], processor=model[1], task=TASK)
+    for tile in ("auto", 64, None):
+        rows = list(predict(model, source / "long.png", tmp_path / str(tile), tile=tile).rows())
+        assert rows[0]["score"] == pytest.approx(pipe(long, class_name="candle", tile=tile)["score"], abs=1e-6)
+    with pytest.raises(ValueError, match="another protocol"):
+        predict(model, source / "long.png", tmp_path / "auto", tile=None, resume=True)
 
 
 def test_formats_hold_the_same_rows(model: Model, source: Path, tmp_path: Path) -> None:
@@ -473,8 +484,9 @@ def test_interruption_keeps_the_state_and_says_how_to_go_on(
         (["--class-name", "candle", "--save", "masks"], "`save` takes overlay, heatmap, mask, map, got 'masks'"),
         (["--class-name", "candle", "--format", "xlsx"], "`formats` takes csv, jsonl, parquet, got 'xlsx'"),
         (["--class-name", "candle", "--threshold", "1.5"], "`threshold` must lie in"),
-        (["--class-name", "candle", "--roi", "a.png"], "a region of interest belongs to"),
-        (["--class-name", "candle", "--references", "good", "--roi", "missing.png"], "--roi must be an image file"),
+        (["--class-name", "candle", "--roi", "missing.png"], "--roi must be an image file"),
+        (["--class-name", "candle", "--tile", "big"], "--tile must be auto, none or a side in pixels, got 'big'"),
+        (["--class-name", "candle", "--tile", "5"], "`tile` must be 'auto', a side of at least 16 pixels or None"),
         (["--class-name", "candle", "--overwrite", "--resume"], "exclude each other"),
         (["--class-name", "candle", "--device", "nonsense"], "the device 'nonsense' cannot be used"),
         (["--class-name", "candle", "--model", "/nope"], "'/nope' is no folder"),

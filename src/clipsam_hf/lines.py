@@ -79,7 +79,7 @@ def score_photographs(
     inference, scored = ClipSamInference(model, processor), []
     for path in logging.tqdm(find_photographs(folder), unit="image", disable=None if show_progress else True):
         # The score is that of the map before SAM, so SAM need not run
-        prepared = inference.prepare(path, references.class_name, refine=False)
+        prepared = inference.prepare(path, references.class_name, refine=False, tile=references.tile)
         (prediction,) = inference.predict([prepared], references)
         scored.append(ScoredPhotograph(path.relative_to(folder).as_posix(), prediction.pred_score))
     return scored

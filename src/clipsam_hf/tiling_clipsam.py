@@ -103,9 +103,9 @@ def plan_tiles(size: Sequence[int], tile: str | int | None, image_size: int) -> 
     if long <= LONGEST_ASPECT * short and short * long <= MOST_PIXELS:
         return []
     side = min(short, _DENSITY * image_size)
-    while len(tiles := _cover(size, side)) > MOST_TILES:
+    while _count(size[0], side) * _count(size[1], side) > MOST_TILES:
         side = side * 11 // 10 + 1
-    return tiles
+    return _cover(size, side)
 
 
 def _cover(size: Sequence[int], side: int) -> list[Tile]:
@@ -113,12 +113,16 @@ def _cover(size: Sequence[int], side: int) -> list[Tile]:
     return [Tile(top, left, bottom, right) for top, bottom in rows for left, right in columns]
 
 
+def _count(length: int, side: int) -> int:
+    """How many parts of a length cover another with enough overlap."""
+    return 1 + -(-max(0, length - side) // max(1, int(side * (1 - OVERLAP))))
+
+
 def _spread(length: int, side: int) -> list[tuple[int, int]]:
     """First and last edges, in pixels, of equal parts that cover a length."""
-    if length <= side:
+    count = _count(length, side)
+    if count == 1:
         return [(0, length)]
-    step = max(1, int(side * (1 - OVERLAP)))
-    count = -(-(length - side) // step) + 1
     starts = [round(index * (length - side) / (count - 1)) for index in range(count)]
     return [(start, start + side) for start in starts]
 

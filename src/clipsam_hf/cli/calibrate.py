@@ -15,9 +15,11 @@ from .options import (
     ModelOption,
     RevisionOption,
     SamOption,
+    TileOption,
     check_roi,
     explained_errors,
     load_model,
+    parse_tile,
 )
 
 
@@ -30,6 +32,7 @@ def calibrate(
     clip: ClipOption = None,
     sam: SamOption = None,
     roi: Annotated[Path | None, Option(metavar="MASK", help="Image that is not black where to look.")] = None,
+    tile: TileOption = "auto",
     rotations: Annotated[bool, Option("--rotations", help="Parts lie in any direction.")] = False,
     quantile: Annotated[float, Option(help="Of the good scores, for the threshold; 1 is the highest.")] = 1.0,
     max_patches: Annotated[int, Option(min=1, help="At most so many patches are kept.")] = 16384,
@@ -51,6 +54,7 @@ def calibrate(
     from ..lines import check_line, score_photographs, to_text
     from ..processing_clipsam import check_class_name
     from ..references_clipsam import ClipSamReferences
+    from ..tiling_clipsam import check_tile
 
     with explained_errors(of_input=True):
         check_class_name(class_name)
@@ -58,6 +62,8 @@ def calibrate(
         for photographs in (folder, *([] if defective is None else [defective])):
             find_photographs(photographs)
         check_roi(roi)
+        chosen_tile = parse_tile(tile)
+        check_tile(chosen_tile)
         check_writable("output", output)
         check_line(output, overwrite=overwrite)
         chosen_device = choose_device(device)
@@ -70,6 +76,7 @@ def calibrate(
             folder,
             class_name=class_name,
             roi_mask=roi,
+            tile=chosen_tile,
             rotations=rotations,
             max_patches=max_patches,
             quantile=quantile,

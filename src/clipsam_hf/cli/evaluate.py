@@ -19,9 +19,12 @@ from .options import (
     ModelOption,
     RevisionOption,
     SamOption,
+    TileOption,
+    check_roi,
     explained_errors,
     load_model,
     parse_pairs,
+    parse_tile,
 )
 
 
@@ -72,6 +75,8 @@ def evaluate(
     ] = None,
     mutual: Annotated[bool, Option("--mutual", help="Compare the photographs with each other.")] = False,
     seed: Annotated[int, Option(min=0, help="Of the draw of what is compared with.")] = 0,
+    tile: TileOption = "none",
+    roi: Annotated[Path | None, Option(metavar="MASK", help="Image that is not black where to look.")] = None,
     limit: Annotated[int | None, Option(help="At most so many images per category, for a trial.")] = None,
     streaming: Annotated[bool, Option("--streaming", help="Fixed memory, certified intervals.")] = False,
     aupro_limit: Annotated[float, Option(help="False positive rate up to which AUPRO counts.")] = 0.3,
@@ -93,6 +98,7 @@ def evaluate(
 
     # Whatever can be known without it comes before the model, which may take minutes to load
     with explained_errors(of_input=True):
+        check_roi(roi)
         options = EvaluationOptions(
             size=_parse_size(size),
             mask_resize=mask_resize,
@@ -105,6 +111,8 @@ def evaluate(
             references_per_category=references_per_category,
             mutual=mutual,
             seed=seed,
+            tile=parse_tile(tile),
+            roi_mask=roi,
         )
         chosen_device, changes = choose_device(device), _parse_settings(settings or [])
         reading: dict[str, Any] = {

@@ -25,6 +25,9 @@ ClipOption = Annotated[str | None, Option(help="With --sam: a bare CLIP, which l
 SamOption = Annotated[str | None, Option(help="With --clip: the SAM that refines its maps.")]
 DeviceOption = Annotated[str | None, Option(help="cpu, cuda, ...; by default a GPU, where there is one.")]
 DtypeOption = Annotated[str | None, Option(help=f"{', '.join(DTYPES)}; by default the checkpoint's.")]
+TileOption = Annotated[
+    str, Option(help="Look at long or huge photographs in tiles too: auto, none, or the side of a tile in pixels.")
+]
 BatchSizeOption = Annotated[int, Option(min=1, help="Photographs per forward pass.")]
 
 
@@ -77,13 +80,16 @@ def load_model(
     """
     from transformers.utils import logging
 
+    from .. import EMBEDDED_CHECKPOINT
+
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     settings = settings or {}
     loading = {} if dtype is None else {"dtype": parse_dtype(dtype)}
     with _explained_loading(model, clip, sam):
         if clip is None and sam is None:
-            return _load_whole(model, revision, loading, settings)
+            source = str(EMBEDDED_CHECKPOINT) if model is None else model
+            return _load_whole(source, revision or "main", loading, settings)
         if clip is None or sam is None:
             raise ValueError("--clip and --sam belong together")
         if model is not None or revision is not None:
@@ -92,14 +98,12 @@ def load_model(
 
 
 def _load_whole(
-    model: str | None, revision: str | None, loading: Mapping[str, Any], settings: Mapping[str, Any]
+    source: str, revision: str, loading: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple["ClipSamForAnomalySegmentation", "ClipSamProcessor", str]:
-    from .. import EMBEDDED_CHECKPOINT
     from ..configuration_clipsam import ClipSamConfig
     from ..modeling_clipsam import ClipSamForAnomalySegmentation
     from ..processing_clipsam import ClipSamProcessor
 
-    source, revision = str(EMBEDDED_CHECKPOINT) if model is None else model, revision or "main"
     if "feature_layers" in settings:
         stored = ClipSamConfig.from_pretrained(source, revision=revision)
         if settings.get("localizer", stored.localizer) == "umci":  # a trained head keeps its stages
@@ -154,6 +158,15 @@ def check_roi(roi: Path | None) -> None:
     """Refuse a region of interest that is no file."""
     if roi is not None and not roi.is_file():
         raise FileNotFoundError(f"--roi must be an image file, got {str(roi)!r}")
+
+
+def parse_tile(text: str) -> str | int | None:
+    """Read what `plan_tiles` takes."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    if not text.isdecimal():
+        raise ValueError(f"--tile must be auto, none or a side in pixels, got {text!r}")
+    return int(text)
 
 
 def parse_dtype(text: str) -> Any:

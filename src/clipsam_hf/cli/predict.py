@@ -17,10 +17,12 @@ from .options import (
     ModelOption,
     RevisionOption,
     SamOption,
+    TileOption,
     check_roi,
     explained_errors,
     load_model,
     parse_list,
+    parse_tile,
 )
 
 
@@ -37,9 +39,8 @@ def predict(
         str | None, Option(metavar="DIR_OR_FILE", help="Good photographs, or what `clipsam calibrate` made of them.")
     ] = None,
     mutual: Annotated[bool, Option("--mutual", help="Compare the photographs with each other.")] = False,
-    roi: Annotated[
-        Path | None, Option(metavar="MASK", help="With good photographs: image that is not black where to look.")
-    ] = None,
+    roi: Annotated[Path | None, Option(metavar="MASK", help="Image that is not black where to look.")] = None,
+    tile: TileOption = "auto",
     refine: Annotated[bool, Option(help="Whether SAM refines CLIP's maps.")] = True,
     threshold: Annotated[float | None, Option(help="Of the map, in [0, 1]; by default the model's or line's.")] = None,
     decision_threshold: Annotated[float | None, Option(help="Of the score, for the verdict; likewise.")] = None,
@@ -75,8 +76,9 @@ def predict(
             find_photographs(references)
         chosen: dict[str, Any] = {"save": parse_list(save), "formats": parse_list(formats)}
         chosen |= {"refine": refine, "threshold": threshold, "decision_threshold": decision_threshold}
+        chosen["tile"] = parse_tile(tile)
         check_request(**chosen)
-        check_texts(compared_with, class_name, roi)
+        check_texts(compared_with, class_name)
         check_roi(roi)
         list_photographs(source, output)
         if os.environ.get("RANK", "0") == "0":  # the first process may have begun when the others come here

@@ -119,7 +119,11 @@ class GoodPhotographs(Comparison):
         if self._made is None or self._made[0] != category:
             images = [sample.load_image() for sample in self.chosen[category]]
             model, processor = self._inference.model, self._inference.processor
-            options: dict[str, Any] = {"class_name": self.class_names[category]}
+            options: dict[str, Any] = {
+                "class_name": self.class_names[category],
+                "roi_mask": self.options.read_roi(),
+                "tile": self.options.tile,
+            }
             if any(sample.label for sample in self.chosen[category]):
                 masks = [sample.load_mask() for sample in self.chosen[category]]
                 options["defect_masks"] = [mask.astype(np.uint8) * np.uint8(255) for mask in masks]

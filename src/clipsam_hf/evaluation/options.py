@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the figures of an evaluation depend on, beside the model and the data."""
 
+import os
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..metrics.anomaly import AnomalyMetrics
+from ..patches_clipsam import read_roi
 from ..processing_clipsam import check_class_name
+from ..tiling_clipsam import check_tile
 
 
 __all__ = ["EvaluationOptions"]
@@ -31,9 +36,14 @@ class EvaluationOptions:
             are what the others are compared with.
         mutual (`bool`): the photographs of a category are compared with each other.
         seed (`int`): of the draw of those that are compared with.
+        tile (`str` or `int`, *optional*): how long or huge photographs are cut into tiles, which are looked at beside
+            the whole, see `plan_tiles`. By default all are taken whole, as published figures are.
+        roi_mask (`str` or `os.PathLike`, *optional*): file of a mask that is not black where to look, brought to the
+            size of each photograph. Maps are 0 elsewhere, and a defect there counts as missed.
 
     Raises:
         TypeError, ValueError: if one is out of range.
+        ImageReadError, OSError: if the mask cannot be read.
 
     Example:
         >>> EvaluationOptions(refine=False).map_names
@@ -51,8 +61,14 @@ class EvaluationOptions:
     references_per_category: int | None = None
     mutual: bool = False
     seed: int = 0
+    tile: str | int | None = None
+    roi_mask: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        check_tile(self.tile)
+        if self.mutual and self.tile is not None:
+            raise ValueError("photographs that are compared with each other are taken whole: leave out `tile`")
+        self.read_roi()
         if self.mutual and self.references_per_category is not None:
             raise ValueError("`mutual` and `references_per_category` are two protocols: choose one")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
@@ -71,6 +87,10 @@ class EvaluationOptions:
     def mask_rule(self) -> str:
         """The rule for `resize_mask`."""
         return "native" if self.size is None else self.mask_resize
+
+    def read_roi(self) -> Tensor | None:
+        """Return the region of interest, bool of shape (height, width), or `None`."""
+        return None if self.roi_mask is None else read_roi(self.roi_mask)
 
     @property
     def map_names(self) -> list[str]:

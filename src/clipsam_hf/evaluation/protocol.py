@@ -10,7 +10,7 @@ from typing import Any
 from ..configuration_clipsam import ClipSamConfig
 from ..data import AnomalyDataset, AnomalyFolder
 from ..data.layouts import GOOD, KNOWN_COUNTS
-from ..files import describe_differences, digest_json, fingerprint
+from ..files import describe_differences, digest_json, digest_tensors, fingerprint
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..processing_clipsam import ClipSamProcessor
 from .comparison import Comparison, NoComparison
@@ -92,6 +92,7 @@ def describe(
             "auxiliary_dataset": config.auxiliary_dataset,
             "dtype": str(model.dtype).removeprefix("torch."),
         },
+        **_describe_look(options),
         "maps": options.map_names,
         **settings,
         "seed": config.point_seed,
@@ -176,6 +177,16 @@ def _name_setting(setting: str, seen: bool) -> str:
     if not seen:
         return setting
     return SEEN if setting == ZERO_SHOT else f"{setting}, {SEEN}"
+
+
+def _describe_look(options: EvaluationOptions) -> dict[str, Any]:
+    """How photographs are looked at, where not as a whole."""
+    roi = options.read_roi()
+    if options.tile is None and roi is None:
+        return {}
+    return {
+        "photographs": {"tile": options.tile, "roi_sha256": None if roi is None else digest_tensors({"roi": roi})[:16]}
+    }
 
 
 def _describe_comparison(options: EvaluationOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data import AnomalyDataset, AnomalyFolder, AnomalySample
@@ -44,6 +45,8 @@ class PhotographReader(Dataset):
         class_name (`str`, *optional*): what all photographs show; by default, each sample's own word.
         refine (`bool`): whether the refiner is to run.
         cache (`EmbeddingCache`, *optional*): where the refiner's embeddings may be.
+        roi (`torch.Tensor` of shape `(height, width)`, *optional*): bool; where to look.
+        tile (`str` or `int`, *optional*): how photographs are cut.
     """
 
     def __init__(
@@ -54,8 +57,11 @@ class PhotographReader(Dataset):
         class_name: str | None = None,
         refine: bool = True,
         cache: EmbeddingCache | None = None,
+        roi: Tensor | None = None,
+        tile: str | int | None = None,
     ) -> None:
         self.data, self.prepare, self.cache = data, prepare, cache
+        self.roi, self.tile = roi, tile
         self.class_name, self.refine = class_name, refine
 
     def __getitem__(self, index: int) -> Photograph:
@@ -71,6 +77,8 @@ class PhotographReader(Dataset):
             refine=self.refine,
             image_embeddings=known and known.image_embeddings,
             reshaped_input_sizes=known and known.reshaped_input_sizes,
+            roi=self.roi,
+            tile=self.tile,
         )
         return Photograph(index, prepared, sample.load_mask() if sample.has_mask else None, key)
 

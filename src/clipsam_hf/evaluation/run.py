@@ -173,12 +173,19 @@ def _check_request(
 
 def _notes_on(protocol: Mapping[str, Any]) -> list[str]:
     """Say what a reader must know before any figure."""
+    notes = []
+    look = protocol.get("photographs", {})
+    if look.get("tile") is not None:
+        notes.append(f"photographs are looked at in tiles too (`tile` {look['tile']!r}): published figures are not")
+    if look.get("roi_sha256") is not None:
+        notes.append("only a region of interest is looked at: what lies outside counts as called good")
     if SEEN not in protocol["setting"]:
-        return []
+        return notes
     name, sets = protocol["data"]["name"], protocol["model"]["auxiliary_dataset"]
     return [
+        *notes,
         f"the model was trained on {name!r} (`auxiliary_dataset`: {sets!r}): these figures say nothing about other"
-        " sets, and must not be compared with zero-shot figures"
+        " sets, and must not be compared with zero-shot figures",
     ]
 
 
@@ -199,7 +206,13 @@ def _score_chunks(
 ) -> None:
     """Predict and score chunk by chunk, and keep what the metrics collected of each."""
     reader = PhotographReader(
-        data, inference.prepare, class_name=options.class_name, refine=options.refine, cache=cache
+        data,
+        inference.prepare,
+        class_name=options.class_name,
+        refine=options.refine,
+        cache=cache,
+        roi=options.read_roi(),
+        tile=options.tile,
     )
     batches = [
         chunk.places[start : start + batch_size]

@@ -8,15 +8,19 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..evaluation.processes import Processes, join_processes
 from ..evaluation.protocol import describe_settings
-from ..files import digest_json, fingerprint
+from ..files import digest_json, digest_tensors, fingerprint
 from ..inference_clipsam import ClipSamInference
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from ..patches_clipsam import read_roi
 from ..processing_clipsam import ClipSamProcessor, check_threshold
+from ..tiling_clipsam import check_tile
 from .compared import Compared, choose_compared
-from .names import KINDS, check_names, list_photographs
+from .names import KINDS, PREVIEWS, check_names, list_photographs
+from .report import check_report, write_report
 from .results import FolderPredictions, check_formats
 from .state import COMMAND, OutputFolder
 from .work import PhotographReader, Settings, predict_share
@@ -34,11 +38,13 @@ def predict_folder(
     class_name: str | None = None,
     references: Any = None,
     roi_mask: Any = None,
+    tile: str | int | None = "auto",
     refine: bool = True,
     threshold: float | None = None,
     decision_threshold: float | None = None,
     save: Sequence[str] = (),
     formats: Sequence[str] = ("csv", "jsonl"),
+    report: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     batch_size: int = 1,
@@ -62,13 +68,18 @@ def predict_folder(
         references (`str`, `os.PathLike`, `Sequence` or [`ClipSamReferences`], *optional*): what the photographs are
             compared with: good photographs, as a folder, a file or a list; references that were made before, or their
             folder or repository; or `"mutual"`, each other.
-        roi_mask (*optional*): with references that are photographs: what `load_rgb` reads, not black where to look.
+        roi_mask (*optional*): what `load_rgb` reads, not black where to look; brought to the size of each photograph.
+            References that were made before may have one of their own beside it.
+        tile (`str` or `int`, *optional*): how long or huge photographs are cut into tiles, which are looked at beside
+            the whole, see `plan_tiles`. References that were made before have their own.
         refine (`bool`): whether SAM refines the maps.
         threshold (`float`, *optional*): of the map, in [0, 1]; by default the pipeline's.
         decision_threshold (`float`, *optional*): of the score, likewise.
         save (`Sequence[str]`): kinds of pictures, of `"overlay"`, `"heatmap"`, `"mask"` (8 bits) and `"map"` (16 bits,
             65535 is 1). They lie at `<kind>/<path of the photograph>.png`, see `picture_name`.
         formats (`Sequence[str]`): of `"csv"`, `"jsonl"` and `"parquet"`. JSON lines are always written.
+        report (`bool`): whether `report.html` is written too, see `write_report`, with small pictures of each
+            photograph, which stay in `preview` and `preview-map`.
         overwrite (`bool`): whether earlier predictions in `output_dir` are removed.
         resume (`bool`): whether an earlier run, with the same arguments, is gone on with, if there is one.
         batch_size (`int`): photographs per forward pass.
@@ -96,10 +107,11 @@ def predict_folder(
         >>> [row["path"] for row in predicted.rows()]
         ['photo.png']
     """
-    settings = check_request(refine, threshold, decision_threshold, save, formats)
+    settings = check_request(refine, threshold, decision_threshold, save, formats, tile, report)
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
+    roi = None if roi_mask is None else read_roi(roi_mask)
     root, names = list_photographs(source, output_dir)
     check_names(names if settings.save else ())
     processes, output = join_processes(device), OutputFolder(output_dir)
@@ -107,16 +119,22 @@ def predict_folder(
         output.check(overwrite=overwrite, resume=resume)
     torch.nn.Module.to(model, processes.device).eval()
     inference = ClipSamInference(model, processor)
-    compared = choose_compared(inference, references, class_name, roi_mask, len(names))
+    compared = choose_compared(inference, references, class_name, roi, tile, len(names))
+    settings = settings._replace(tile=compared.tile)
     if compared.text_weight > 0:
         model.check_trained()
         inference.embed(compared.class_name)  # a name that cannot be read is an error now
     if processes.rank == 0:
-        protocol = _describe(inference, compared, names, settings, model_name)
+        protocol = _describe(inference, compared, names, settings, roi, model_name)
         output.open(protocol, overwrite=overwrite, resume=resume)
-    reader = PhotographReader(root, names, inference.prepare, compared.class_name, settings)
+    reader = PhotographReader(root, names, inference.prepare, compared.class_name, settings, roi)
     _predict_pending(reader, inference, compared, output, processes, batch_size, num_workers)
-    return output.finish(names, list(formats)) if processes.rank == 0 else None
+    if processes.rank > 0:
+        return None
+    predicted = output.finish(names, list(formats))
+    if report:
+        write_report(output.folder)
+    return predicted
 
 
 def check_request(
@@ -125,6 +143,8 @@ def check_request(
     decision_threshold: float | None,
     save: Sequence[str],
     formats: Sequence[str],
+    tile: str | int | None = "auto",
+    report: bool = False,
 ) -> Settings:
     """Refuse what cannot end well before anything is read or written; see `predict_folder`.
 
@@ -138,7 +158,11 @@ def check_request(
         if kind not in KINDS:
             raise ValueError(f"`save` takes {', '.join(KINDS)}, got {kind!r}")
     check_formats(formats)
-    return Settings(refine, threshold, decision_threshold, [kind for kind in KINDS if kind in save])
+    check_tile(tile)
+    if report:
+        check_report()
+    kinds = [kind for kind in KINDS if kind in save] + (list(PREVIEWS) if report else [])
+    return Settings(refine, threshold, decision_threshold, kinds, tile)
 
 
 def _predict_pending(
@@ -169,6 +193,7 @@ def _describe(
     compared: Compared,
     names: Sequence[str],
     settings: Settings,
+    roi: Tensor | None,
     model_name: str | None,
 ) -> dict[str, Any]:
     """Return what rows and pictures depend on, as JSON values."""
@@ -181,6 +206,7 @@ def _describe(
         "class_name": compared.class_name,
         "compared_with": compared.described,
         **settings._asdict(),
+        "roi_sha256": None if roi is None else digest_tensors({"roi": roi})[:16],
         "model": {
             "name": model_name or model.config.name_or_path,
             "revision": getattr(model.config, "_commit_hash", None),
