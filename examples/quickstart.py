@@ -26,7 +26,7 @@ from transformers import pipeline
 
 from clipsam_hf import EMBEDDED_CHECKPOINT, ClipSamForAnomalySegmentation  # the import registers the pipeline's task
 from clipsam_hf.image_loading import load_rgb
-from clipsam_hf.visualization import overlay, side_by_side
+from clipsam_hf.visualization_clipsam import overlay, side_by_side
 
 
 SEED = 0
@@ -171,9 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pictures = {"photograph": photograph}
     if truth is not None:
         pictures["truth"] = Image.fromarray(truth).convert("RGB")
-    pictures["rough map (CLIP)"] = overlay(photograph, rough["anomaly_map"], score=rough["score"])
+    pictures["rough map (CLIP)"] = overlay(
+        photograph, rough["anomaly_map"], score=rough["score"], label=rough["label"]
+    )
     pictures["refined map (CLIP and SAM)"] = overlay(
-        photograph, refined["anomaly_map"], score=refined["score"], regions=refined["regions"]
+        photograph,
+        refined["anomaly_map"],
+        score=refined["score"],
+        label=refined["label"],
+        regions=refined["regions"],
     )
     side_by_side(pictures).save(args.output)
     print(f"Wrote {args.output}")

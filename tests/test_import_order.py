@@ -50,6 +50,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
     },
     "tiling_clipsam": {"refinement_clipsam"},
     "visualization_clipsam": {"image_loading"},
+    "visualization_clipsam": {"image_loading"},
     "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam", "tiling_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
     "inference_clipsam": {

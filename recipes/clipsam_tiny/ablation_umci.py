@@ -17,7 +17,7 @@ from tiny_umci import UmciBatches, UmciSettings
 from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training import train_umci
-from clipsam_hf.visualization import heat_map
+from clipsam_hf.visualization_clipsam import heat_map
 
 
 __all__ = ["TRAINING_CHANGES", "UMCI_VARIANTS", "ablate_umci", "ablate_words", "summarise"]

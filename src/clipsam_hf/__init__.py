@@ -19,7 +19,7 @@ from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, Clip
 from .pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 from .processing_clipsam import ClipSamProcessor
 from .references_clipsam import ClipSamReferences
-from .visualization import overlay
+from .visualization_clipsam import overlay
 
 
 __version__ = "0.1.0"

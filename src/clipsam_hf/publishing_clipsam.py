@@ -45,6 +45,7 @@ CODE_FILES = (
     "regions_clipsam.py",
     "tiling_clipsam.py",
     "umci_clipsam.py",
+    "visualization_clipsam.py",
 )
 PROCESSOR_REFERENCE = {"AutoProcessor": "processing_clipsam.ClipSamProcessor"}
 CODE_REFERENCES: dict[str, Any] = {

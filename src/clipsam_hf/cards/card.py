@@ -17,7 +17,7 @@ from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..pipeline_clipsam import ZeroShotAnomalySegmentationPipeline
 from ..processing_clipsam import ClipSamProcessor
 from ..publishing_clipsam import CARD_METADATA, public_base_models, push
-from ..visualization import overlay
+from ..visualization_clipsam import overlay
 from .evaluations import CARD_FIGURES, ScoredSet, check_evaluation, licences_of, pretty_name, published_sets
 
 
@@ -214,7 +214,8 @@ def _draw_example(
 ) -> Image.Image:
     pipe = ZeroShotAnomalySegmentationPipeline(model=model, processor=processor)
     result = pipe(image, class_name=class_name, refine=model.config.calibrated_refine)
-    return overlay(image, result["anomaly_map"], score=result["score"], regions=result["regions"])
+    shown = {name: result[name] for name in ("score", "label", "regions")}
+    return overlay(image, result["anomaly_map"], **shown)
 
 
 def _cell(value: Any) -> str:

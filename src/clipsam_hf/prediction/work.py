@@ -19,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..answers_clipsam import Answer, make_answer
 from ..image_loading import load_rgb
 from ..inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage
-from ..visualization import heat_map, overlay
+from ..visualization_clipsam import MAX_SIDE, heat_map, overlay
 from .names import picture_name
 from .results import make_error_row, make_row
 from .state import OutputFolder, RowFile
@@ -27,7 +27,7 @@ from .state import OutputFolder, RowFile
 
 __all__ = ["MAX_PICTURE_SIDE", "PhotographReader", "Settings", "predict_share"]
 
-MAX_PICTURE_SIDE = 1600
+MAX_PICTURE_SIDE = MAX_SIDE
 """Longer side, in pixels, of overlays and heat maps at most; masks and maps have the photograph's size."""
 
 
@@ -197,20 +197,17 @@ def _paint(kind: str, answer: Answer, prediction: Prediction, picture: np.ndarra
         return Image.fromarray(answer.mask.astype(np.uint8) * np.uint8(255))
     if kind == "map":
         return Image.fromarray((answer.anomaly_map * 65535).round().astype(np.uint16))
-    height, width = prediction.size
     if picture is not None and kind == "overlay":
-        size = picture.shape[:2]
-        regions = [{**each, "box": _scale_box(each["box"], (height, width), size)} for each in answer.regions]
-        anomaly_map = prediction.resized(size=(size[0], size[1]))
-        return overlay(picture, anomaly_map, score=answer.score, regions=regions)
+        anomaly_map = prediction.resized(size=(picture.shape[0], picture.shape[1]))
+        return overlay(
+            picture,
+            anomaly_map,
+            score=answer.score,
+            label=answer.label,
+            regions=answer.regions,
+            size=prediction.size,
+            max_side=MAX_PICTURE_SIDE,
+        )
+    height, width = prediction.size
     scale = min(1.0, MAX_PICTURE_SIDE / max(height, width))
     return heat_map(prediction.resized(size=(max(1, round(height * scale)), max(1, round(width * scale)))))
-
-
-def _scale_box(box: dict[str, int], size: Sequence[int], target: Sequence[int]) -> dict[str, int]:
-    """Carry a box from one (height, width) to a smaller one; it keeps at least a pixel."""
-    scaled: dict[str, int] = {}
-    for axis, full, side in (("x", size[1], target[1]), ("y", size[0], target[0])):
-        low = min(box[f"{axis}min"] * side // full, side - 1)
-        scaled |= {f"{axis}min": low, f"{axis}max": max(low + 1, -(-box[f"{axis}max"] * side // full))}
-    return scaled
