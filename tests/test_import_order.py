@@ -25,7 +25,8 @@ GROUND_FLOOR: dict[str, set[str]] = {
     "publishing_clipsam": set(),
     "regions_clipsam": set(),
     "refinement_clipsam": {"regions_clipsam"},
-    "refiner_clipsam": {"regions_clipsam"},
+    "sam_attention_clipsam": set(),
+    "refiner_clipsam": {"regions_clipsam", "sam_attention_clipsam"},
     # It knows the kinds of SAM, since it refuses those that nothing can refine with
     "configuration_clipsam": {"refiner_clipsam"},
     "checkpoint_clipsam": {"publishing_clipsam", "refiner_clipsam"},
@@ -49,7 +50,6 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "regions_clipsam",
     },
     "tiling_clipsam": {"refinement_clipsam"},
-    "visualization_clipsam": {"image_loading"},
     "visualization_clipsam": {"image_loading"},
     "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam", "tiling_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
