@@ -10,8 +10,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-# `__version__` is the one place of the version: the package also works from a source tree that was never installed.
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/clipsam_hf/__init__.py").read_text(), re.MULTILINE)[1]
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/clipsam_hf/version.py").read_text(), re.MULTILINE)[1]
 
 REQUIRED = [
     "torch>=2.6",  # below 2.6, torch.load(weights_only=True) can run code: CVE-2025-32434
@@ -76,8 +75,9 @@ setup(
     keywords="anomaly-segmentation zero-shot clip sam transformers pytorch industrial-inspection",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "checkpoints/**/*"]},
-    entry_points={"console_scripts": ["clipsam = clipsam_hf.cli:main"]},
+    py_modules=["clipsam_command"],
+    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "checkpoints/**/*", "prediction/templates/*"]},
+    entry_points={"console_scripts": ["clipsam = clipsam_command:main"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,
     extras_require=EXTRAS,

@@ -19,10 +19,9 @@ from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, Clip
 from .pipeline_clipsam import TASK, ZeroShotAnomalySegmentationPipeline
 from .processing_clipsam import ClipSamProcessor
 from .references_clipsam import ClipSamReferences
+from .version import __version__ as __version__
 from .visualization_clipsam import overlay
 
-
-__version__ = "0.1.0"
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "clipsam-tiny"
 """Folder of the small checkpoint that ships with the package."""

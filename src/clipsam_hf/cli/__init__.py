@@ -22,9 +22,7 @@ from . import calibrate, evaluate, predict, train
 __all__ = ["app", "main"]
 
 # Plain help and plain tracebacks: they look the same in a terminal, a log and a pipe.
-app = typer.Typer(
-    name="clipsam", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(name="clipsam", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(evaluate.evaluate)
 app.command()(calibrate.calibrate)
 app.command()(predict.predict)
@@ -50,7 +48,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from ..version import __version__
 
         typer.echo(__version__)
         raise typer.Exit()
