@@ -25,6 +25,8 @@ __all__ = [
     "fill_folder_atomically",
     "fingerprint",
     "open_atomically",
+    "read_json",
+    "refuse_differences",
 ]
 
 
@@ -153,6 +155,25 @@ def describe_differences(earlier: Mapping[str, Any], now: Mapping[str, Any], pre
         elif old != new:
             lines.append(f"{prefix}{name}: {old!r} then, {new!r} now")
     return lines
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, which may be anybody's.
+
+    Args:
+        path (`Path`): the file.
+
+    Returns:
+        JSON values.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no JSON, or nested too deep; the message names the file.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"'{path}' is no JSON: {error}.") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import base64
 import binascii
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,12 +76,17 @@ def find_photographs(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         NotADirectoryError: If it is no folder.
+        OSError: If a folder cannot be listed: what lies there would be missed without a word.
         ValueError: If it holds no photograph.
     """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"{os.fspath(folder)!r} is no folder of photographs.")
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(parent, name) for name in files if not name.startswith(".")]
         found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -164,8 +170,10 @@ def load_rgb(
     if isinstance(image, Image.Image):
         return _decode(image, name, max_pixels, bit_depth)
     with _open_binary(image, name, timeout) as file, _open_image(file, name, max_pixels) as opened:
-        # MPO is one photograph with a preview behind it, as many phones write it: nothing is lost there.
-        if getattr(opened, "is_animated", False) and opened.format != "MPO":
+        with _decoding(name, max_pixels):
+            # MPO is one photograph with a preview behind it, as many phones write it: nothing is lost there.
+            has_more = getattr(opened, "is_animated", False) and opened.format != "MPO"
+        if has_more:
             warnings.warn(f"{name} has several frames or pages; only the first is used.", stacklevel=2)
         return _decode(opened, name, max_pixels, bit_depth)
 
@@ -209,6 +217,10 @@ def _open_binary(image: Any, name: str, timeout: float | None) -> Iterator[IO[by
             raise ImageReadError(f"{name} is a URL of another kind than http:// and https://, which are accepted.")
         if "\0" in path:
             raise ImageReadError(f"{name} is not a path: it holds a null character.")
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            # To open a pipe waits for whoever writes to it
+            raise ImageReadError(f"{name} is no file, but a pipe, a socket or a device.")
         with open(path, "rb") as file:
             yield file
     else:

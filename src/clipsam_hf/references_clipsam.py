@@ -8,6 +8,7 @@ score among the good ones is a threshold for a verdict.
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -354,7 +355,7 @@ class ClipSamReferences:
 
         Raises:
             OSError: If there are none.
-            ValueError: If they are of another format.
+            ValueError: If they are of another format, or damaged.
         """
         name = os.fspath(name_or_path)
         if os.path.exists(name) and not is_saved_in(name):
@@ -368,15 +369,13 @@ class ClipSamReferences:
         except OSError as error:
             reason = str(error).strip().partition("\n")[0]
             raise OSError(f"There are no references {name!r}, neither in a folder nor on the Hub: {reason}") from error
-        settings = json.loads(Path(settings_path).read_text(encoding="utf-8"))
-        if (found := settings.pop("format", None)) != FORMAT:
-            raise ValueError(f"{name!r} holds references of format {found!r}; known is {FORMAT}.")
+        settings = _read_settings(Path(settings_path), name)
         try:
             tensors = load_file(weights_path)
             roi_mask, photographs = tensors.pop("roi_mask", None), tensors.pop("photographs")
             memory = [tensors[f"memory.{index}"] for index in range(len(tensors))]
-            return cls(memory, photographs, ReferenceSettings(**settings), roi_mask)
-        except (KeyError, TypeError, SafetensorError) as error:
+            return cls(memory, photographs, settings, roi_mask)
+        except (KeyError, SafetensorError) as error:
             raise ValueError(f"The references {name!r} are damaged: {error}.") from error
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
@@ -394,6 +393,41 @@ class ClipSamReferences:
             OSError: If the Hub cannot be reached or refuses.
         """
         return push(self.save_pretrained, repo_id, **kwargs)
+
+
+def _read_settings(path: Path, name: str) -> ReferenceSettings:
+    """Reads the settings of saved references, which may be damaged, or a stranger's."""
+    try:
+        stored = json.loads(path.read_bytes())
+        found = stored.pop("format", None)
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"The references {name!r} are damaged: {error}.") from error
+    if found != FORMAT:
+        raise ValueError(f"{name!r} holds references of format {found!r}; known is {FORMAT}.")
+    try:
+        settings = ReferenceSettings(**stored)
+        _check_settings(settings)
+    except (IndexError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"The references {name!r} are damaged: {error}.") from error
+    return settings
+
+
+def _check_settings(settings: ReferenceSettings) -> None:
+    """Raises if a value is not of its kind, by whatever error."""
+    names, groups = settings.names, [0] * len(settings.names) if settings.groups is None else settings.groups
+    optional = [each for each in (settings.decision_threshold, settings.expected_false_alarms) if each is not None]
+    if not (
+        all(isinstance(text, str) for text in (settings.class_name, *names))
+        and isinstance(settings.fingerprint, dict)
+        and all(len(size) == 2 and all(isinstance(side, int) for side in size) for size in settings.sizes)
+        and all(math.isfinite(number) for number in (settings.centre, settings.spread, *settings.scores, *optional))
+        and all(names[place] is not None for place in settings.outliers)
+        and all(group in (0, 1) for group in groups)
+        # A single photograph is scored by two views of it
+        and len(names) == len(settings.sizes) == len(groups) == len(settings.scores) - (len(names) == 1) > 0
+    ):
+        raise ValueError("a value is not of its kind")
+    check_tile(settings.tile)
 
 
 def take_references(

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from ..image_loading import ImageReadError, load_rgb
+from ..image_loading import MAX_PIXELS, ImageReadError, load_rgb
 from .layouts import DEFECT, GOOD
 
 
@@ -43,7 +43,7 @@ def load_mask(mask: MaskInput, *, gt_threshold: float = 0) -> np.ndarray:
         `np.ndarray` of shape `(height, width)` and dtype `bool`: True where the defect is.
 
     Raises:
-        ImageReadError: If the mask cannot be read.
+        ImageReadError: If the mask cannot be read, or has more than 89,478,485 pixels, as `load_rgb`.
         ValueError: If the threshold is negative.
 
     Example:
@@ -65,6 +65,8 @@ def load_mask(mask: MaskInput, *, gt_threshold: float = 0) -> np.ndarray:
         return _mask_values(mask) > gt_threshold
     try:
         with Image.open(BytesIO(mask) if isinstance(mask, bytes) else mask, formats=_MASK_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ImageReadError(f"it has {opened.height}x{opened.width} pixels, more than {MAX_PIXELS}")
             return _mask_values(opened) > gt_threshold
     except MemoryError:
         raise

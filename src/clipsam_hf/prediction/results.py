@@ -5,12 +5,14 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..answers_clipsam import Answer
 from ..files import open_atomically
+from .names import picture_name
 
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "check_formats",
     "make_error_row",
     "make_row",
+    "parse_row",
     "read_rows",
     "write_formats",
 ]
@@ -119,10 +122,47 @@ def check_formats(formats: Iterable[str]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Read rows from JSON lines."""
+    """Read rows from JSON lines.
+
+    Args:
+        path (`Path`): of the JSON lines.
+
+    Returns:
+        `Iterator[dict[str, Any]]`: the rows, as `make_row` makes them.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if a line of it is no row.
+    """
     with open(path, "rb") as file:
-        for line in file:
-            yield json.loads(line)
+        for number, line in enumerate(file, start=1):
+            row = parse_row(line)
+            if row is None:
+                raise ValueError(f"line {number} of {str(path)!r} is no row of a prediction")
+            yield row
+
+
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """Read one row, which may come from a damaged file, or from a stranger's.
+
+    Args:
+        line (`bytes`): of JSON lines.
+
+    Returns:
+        `dict[str, Any]`, *optional*: the row; `None` if this is none.
+    """
+    try:
+        row = json.loads(line)
+        usable = (
+            row.keys() >= set(COLUMNS)
+            and b"\0" not in os.fsencode(picture_name(row["path"]))
+            and (row["error"] is None or isinstance(row["error"], str))
+            and row["label"] in (None, "anomalous", "normal")
+            and all(region.keys() >= {"box", "score", "area"} for region in row["regions"])
+        )
+    except (AttributeError, RecursionError, TypeError, ValueError):
+        return None
+    return row if usable else None
 
 
 def write_formats(folder: Path, formats: Iterable[str]) -> list[str]:

@@ -100,13 +100,17 @@ def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """Read a CSV file that must have these columns.
 
     Raises:
-        ValueError: if it lacks one.
+        ValueError: if it lacks one, or cannot be read as one.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        if missing := sorted(set(columns) - set(reader.fieldnames or ())):
-            raise ValueError(f"'{path}' lacks the columns {missing}; it has {list(reader.fieldnames or ())}.")
-        return list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            names, rows = list(reader.fieldnames or ()), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"'{path}' is no CSV file: {error}.") from error
+    if missing := sorted(set(columns) - set(names)):
+        raise ValueError(f"'{path}' lacks the columns {missing}; it has {name_some(names)}.")
+    return rows
 
 
 def join_inside(root: Path, name: str, source: Path) -> Path:
@@ -118,12 +122,20 @@ def join_inside(root: Path, name: str, source: Path) -> Path:
         source (`Path`): the file that names it, for the error.
 
     Raises:
-        ValueError: if it is absolute or goes up.
+        ValueError: if it is absolute, goes up, or a link leads out.
     """
     parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+    if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
         raise ValueError(f"'{source}' names {name!r}, accepted are paths below '{root}'.")
-    return root.joinpath(*parts)
+    path, real_root = root.joinpath(*parts), root.resolve()
+    # In the Hub's cache a data set is all links, from snapshots/<commit>/ to blobs/
+    places = [
+        real_root,
+        *(each.parent / "blobs" for each in (real_root, *real_root.parents) if each.name == "snapshots"),
+    ]
+    if not any(path.resolve().is_relative_to(place) for place in places):
+        raise ValueError(f"'{source}' names {name!r}, a link that leads out of '{root}'.")
+    return path
 
 
 __all__ = [

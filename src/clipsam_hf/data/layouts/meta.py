@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """meta.json, the table that the CLIP repositories make of every data set."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ...files import read_json
 from .base import DEFECT, Entry, Layout, LayoutOptions
 from .matching import join_inside, name_some
 
@@ -41,20 +41,18 @@ def _to_entry(root: Path, source: Path, number: int, row: dict[str, Any]) -> Ent
     if row["anomaly"] not in (0, 1):
         raise ValueError(f"Row {number} of '{source}' has anomaly {row['anomaly']!r}, accepted are 0 and 1.")
     mask_name = row["mask_path"] or ""  # also null
-    for name, value in (("mask_path", mask_name), *((name, row[name]) for name in ("img_path", "cls_name", "split"))):
+    kind = row.get("specie_name") or DEFECT
+    texts = {name: row[name] for name in ("img_path", "cls_name", "split")}
+    for name, value in {**texts, "mask_path": mask_name, "specie_name": kind}.items():
         if not isinstance(value, str):
             raise ValueError(f"Row {number} of '{source}' has {name} {value!r}, accepted is text.")
     image_path = join_inside(root, row["img_path"], source)
     mask_path = join_inside(root, mask_name, source) if mask_name else None
-    kind = row.get("specie_name") or DEFECT
     return Entry(image_path, mask_path, int(row["anomaly"]), row["cls_name"], kind, row["split"])
 
 
 def _read_rows(source: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{source}' is no JSON: {error}.") from error
+    content = read_json(source)
     try:
         if isinstance(content, dict):
             return [
