@@ -10,10 +10,16 @@ from pathlib import Path, PurePosixPath
 from ..image_loading import find_photographs
 
 
-__all__ = ["KINDS", "check_names", "list_photographs", "picture_name"]
+__all__ = ["KINDS", "PREVIEWS", "REPORT_NAME", "check_names", "list_photographs", "picture_name", "picture_path"]
 
 KINDS = ("overlay", "heatmap", "mask", "map")
 """Pictures that can be saved of a photograph; each kind has a sub-folder of its name."""
+
+PREVIEWS = ("preview", "preview-map")
+"""Small JPEGs that a report shows: photograph and grey map; kept like the kinds of pictures."""
+
+REPORT_NAME = "report.html"
+"""Of the report."""
 
 # What file systems take, in bytes
 _LONGEST_NAME = 255
@@ -54,28 +60,43 @@ def list_photographs(source: str | os.PathLike[str], output_dir: str | os.PathLi
     return path, [each.relative_to(path).as_posix() for each in found]
 
 
-def picture_name(name: str) -> str:
+def picture_name(name: str, ending: str = ".png") -> str:
     """Return the path of a photograph's pictures, below the folder of each kind.
 
     Args:
         name (`str`): the photograph's path below the source.
+        ending (`str`): of the pictures.
 
     Returns:
-        `str`: the same with ".png" behind it, so that "a.jpg" and "a.png" do not collide; a file name that would be
-        too long for a file system is cut and gets 16 digits of its checksum.
+        `str`: the same with the ending behind it, so that "a.jpg" and "a.png" do not collide; a file name that would
+        be too long for a file system is cut and gets 16 digits of its checksum.
 
     Example:
         >>> picture_name("left/a.jpg")
         'left/a.jpg.png'
     """
     path = PurePosixPath(name)
-    file_name = os.fsencode(f"{path.name}.png")
+    file_name = os.fsencode(f"{path.name}{ending}")
     if len(file_name) > _LONGEST_NAME:
         digest = hashlib.sha256(file_name).hexdigest()[:16]
         # Half a character at the cut is left out
         kept = os.fsencode(path.name)[: _LONGEST_NAME - 30].decode("utf-8", "ignore")
-        return path.with_name(f"{kept}-{digest}.png").as_posix()
-    return path.with_name(f"{path.name}.png").as_posix()
+        return path.with_name(f"{kept}-{digest}{ending}").as_posix()
+    return path.with_name(f"{path.name}{ending}").as_posix()
+
+
+def picture_path(kind: str, name: str) -> str:
+    """Return the path of one of a photograph's pictures, below the folder of the results.
+
+    Args:
+        kind (`str`): of `KINDS` or `PREVIEWS`.
+        name (`str`): the photograph's path below the source.
+
+    Example:
+        >>> picture_path("preview", "left/a.jpg")
+        'preview/left/a.jpg.jpg'
+    """
+    return f"{kind}/{picture_name(name, '.jpg' if kind in PREVIEWS else '.png')}"
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -87,7 +108,7 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         ValueError: if there are both "a.jpg" and "a.jpg.png/b.jpg".
     """
-    pictures = {picture_name(name) for name in names}
+    pictures = {picture_name(name, ending) for name in names for ending in (".png", ".jpg")}
     for folder in {parent.as_posix() for name in names for parent in PurePosixPath(name).parents}:
         if folder in pictures:
             raise ValueError(f"the sub-folder {folder!r} has the name that a photograph's picture gets: rename it")

@@ -11,15 +11,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..evaluation.output import check_writable
-from ..files import open_atomically, refuse_differences
-from .names import KINDS, picture_name
-from .results import FILE_NAMES, FolderPredictions, write_formats
+from ..files import open_atomically, read_json, refuse_differences
+from .names import KINDS, PREVIEWS, REPORT_NAME, picture_path
+from .results import FILE_NAMES, FolderPredictions, parse_row, write_formats
 
 
 __all__ = ["COMMAND", "OutputFolder", "RowFile"]
@@ -41,7 +41,9 @@ class RowFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        # Not through a link, which may lead out of the results; Windows has no such flag
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        self._file = os.open(path, flags, 0o666)
 
     def __enter__(self) -> "RowFile":
         return self
@@ -91,9 +93,12 @@ class OutputFolder:
         if overwrite and resume:
             raise ValueError("`overwrite` and `resume` exclude each other")
         check_writable("output_dir", self.folder)
+        for name in (_PROTOCOL_NAME, _STATE_NAME):
+            if (self.folder / name).is_symlink():
+                raise FileExistsError(f"{str(self.folder / name)!r} is a link; nothing is written through it")
         if overwrite or not self.folder.is_dir() or not any(self.folder.iterdir()):
             return
-        if self._read_protocol() is None:
+        if self.read_protocol() is None:
             raise FileExistsError(
                 f"{str(self.folder)!r} already holds files, but none of a prediction; take another folder, or"
                 " `overwrite`"
@@ -120,7 +125,7 @@ class OutputFolder:
         protocol = json.loads(json.dumps(protocol))
         if overwrite:
             self._remove_results()
-        earlier = self._read_protocol()
+        earlier = self.read_protocol()
         if earlier is not None:
             refuse_differences(earlier, protocol, f"{str(self.folder)!r} holds predictions under another protocol")
         self.state.mkdir(parents=True, exist_ok=True)
@@ -193,30 +198,34 @@ class OutputFolder:
         finished = self.folder / FILE_NAMES["jsonl"]
         return [*([finished] if finished.exists() else []), *sorted(self.state.glob("rows-*.jsonl"))]
 
-    def _read_protocol(self) -> dict[str, Any] | None:
+    def read_protocol(self) -> dict[str, Any] | None:
+        """Return what the results that are there depend on; `None` without any."""
         path = self.folder / _PROTOCOL_NAME
         if not path.exists():
             return None
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        return earlier if isinstance(earlier, dict) and earlier.get("command") == COMMAND else None
+        earlier = read_json(path)
+        is_ours = isinstance(earlier, dict) and earlier.get("command") == COMMAND
+        return earlier if is_ours and isinstance(earlier.get("save"), list) else None
 
     def _remove_results(self) -> None:
         """Remove what an earlier run has written, and nothing else."""
-        earlier = self._read_protocol()
+        earlier = self.read_protocol()
         if earlier is None:
             return
-        kinds = [kind for kind in KINDS if kind in earlier["save"]]
+        saved = [kind for kind in (*KINDS, *PREVIEWS) if kind in earlier["save"]]
+        kinds = [kind for kind in saved if not (self.folder / kind).is_symlink()]
+        inside = self.folder.resolve()
         for path in self._row_files() if kinds else ():
             for _, row in _read_whole_rows(path):
-                picture = PurePosixPath(picture_name(row["path"]))
-                if not picture.is_absolute() and ".." not in picture.parts:
-                    for kind in kinds:
-                        (self.folder / kind / picture).unlink(missing_ok=True)
+                for kind in kinds:
+                    picture = self.folder / picture_path(kind, row["path"])
+                    if picture.parent.resolve().is_relative_to(inside):  # neither a link nor a made-up path leads out
+                        picture.unlink(missing_ok=True)
         for kind in kinds:
             for parent, _, _ in os.walk(self.folder / kind, topdown=False):
                 with suppress(OSError):  # other files are there
                     os.rmdir(parent)
-        for name in (*FILE_NAMES.values(), _PROTOCOL_NAME):
+        for name in (*FILE_NAMES.values(), REPORT_NAME, _PROTOCOL_NAME):
             (self.folder / name).unlink(missing_ok=True)
         if self.state.exists():
             shutil.rmtree(self.state)
@@ -227,8 +236,9 @@ def _read_whole_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     start = 0
     with open(path, "rb") as file:
         for line in file:
-            with suppress(ValueError):
-                yield start, json.loads(line)
+            row = parse_row(line)
+            if row is not None:
+                yield start, row
             start += len(line)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -20,7 +21,8 @@ from ..answers_clipsam import Answer, make_answer
 from ..image_loading import load_rgb
 from ..inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage
 from ..visualization_clipsam import MAX_SIDE, heat_map, overlay
-from .names import picture_name
+from .names import PREVIEWS, picture_path
+from .previews import PREVIEW_SIDE, encode_preview
 from .results import make_error_row, make_row
 from .state import OutputFolder, RowFile
 
@@ -38,6 +40,7 @@ class Settings(NamedTuple):
     threshold: float | None
     decision_threshold: float | None
     save: Sequence[str]
+    tile: str | int | None = None
 
 
 class ReadPhotograph(NamedTuple):
@@ -46,7 +49,7 @@ class ReadPhotograph(NamedTuple):
     Args:
         name (`str`): its path below the source.
         prepared (`PreparedImage`, *optional*): what the model takes.
-        picture (`np.ndarray` of shape `(height, width, 3)`, uint8, *optional*): small, where an overlay is wanted.
+        picture (`np.ndarray` of shape `(height, width, 3)`, uint8, *optional*): small, for overlay and preview.
         error (`str`, *optional*): why there is nothing.
     """
 
@@ -64,23 +67,31 @@ class PhotographReader(Dataset):
         names (`Sequence[str]`): their paths below it.
         prepare (`ImagePreparer`): the model's.
         class_name (`str`): what they show.
-        settings (`Settings`): whether the refiner is to run, and an overlay to be painted.
+        settings (`Settings`): whether the refiner is to run, how photographs are cut, and an overlay or preview made.
+        roi (`torch.Tensor` of shape `(height, width)`, *optional*): bool; where to look.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], prepare: ImagePreparer, class_name: str, settings: Settings
+        self,
+        root: Path,
+        names: Sequence[str],
+        prepare: ImagePreparer,
+        class_name: str,
+        settings: Settings,
+        roi: Tensor | None = None,
     ) -> None:
         self.root, self.names, self.prepare = root, names, prepare
-        self.class_name, self.settings = class_name, settings
+        self.class_name, self.settings, self.roi = class_name, settings, roi
 
     def __getitem__(self, place: int) -> ReadPhotograph:
         name = self.names[place]
         try:
             photograph = load_rgb(self.root / name)
-            prepared = self.prepare(photograph, self.class_name, refine=self.settings.refine, place=place)
+            refine, tile = self.settings.refine, self.settings.tile
+            prepared = self.prepare(photograph, self.class_name, refine=refine, place=place, roi=self.roi, tile=tile)
         except (OSError, ValueError) as error:
             return ReadPhotograph(name, error=f"{type(error).__name__}: {error}")
-        if "overlay" not in self.settings.save:
+        if not {"overlay", "preview"} & set(self.settings.save):
             return ReadPhotograph(name, prepared)
         photograph.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))
         return ReadPhotograph(name, prepared, np.asarray(photograph))
@@ -165,7 +176,7 @@ class _Writer:
         """Write the pictures and return the row."""
         if prediction is None:
             return make_error_row(photograph.name, str(photograph.error))
-        refine, threshold, decision_threshold, save = self.settings
+        refine, threshold, decision_threshold, save, _ = self.settings
         answer = make_answer(
             self.config,
             prediction,
@@ -181,13 +192,16 @@ class _Writer:
 
     def _save(self, picture: Image.Image, kind: str, name: str) -> None:
         """Write beside the rows and move into place, so that whatever has its name is complete."""
-        target = self.output.folder / kind / picture_name(name)
+        target = self.output.folder / picture_path(kind, name)
         for parent in target.relative_to(self.output.folder).parents:
             if (self.output.folder / parent).is_symlink() and parent != Path():
                 raise OSError(f"{str(self.output.folder / parent)!r} is a link that leads out of the results' folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.output.state / f"{uuid.uuid4().hex}.png"
-        picture.save(unfinished, compress_level=1)  # the higher levels take seconds for 12 megapixels
+        unfinished = self.output.state / f"{uuid.uuid4().hex}{target.suffix}"
+        if kind in PREVIEWS:
+            unfinished.write_bytes(encode_preview(picture))
+        else:
+            picture.save(unfinished, compress_level=1)  # the higher levels take seconds for 12 megapixels
         os.replace(unfinished, target)
 
 
@@ -208,6 +222,11 @@ def _paint(kind: str, answer: Answer, prediction: Prediction, picture: np.ndarra
             size=prediction.size,
             max_side=MAX_PICTURE_SIDE,
         )
+    if picture is not None and kind == "preview":
+        return Image.fromarray(picture)
     height, width = prediction.size
-    scale = min(1.0, MAX_PICTURE_SIDE / max(height, width))
-    return heat_map(prediction.resized(size=(max(1, round(height * scale)), max(1, round(width * scale)))))
+    scale = min(1.0, (PREVIEW_SIDE if kind == "preview-map" else MAX_PICTURE_SIDE) / max(height, width))
+    small_map = prediction.resized(size=(max(1, round(height * scale)), max(1, round(width * scale))))
+    if kind == "preview-map":
+        return Image.fromarray((small_map * 255).round().astype(np.uint8))
+    return heat_map(small_map)
