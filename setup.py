@@ -20,6 +20,7 @@ REQUIRED = [
     "numpy>=2.1.0",
     "scipy>=1.15.0",
     "pillow>=11.3.0",
+    "jinja2>=3.1.6",  # reports; torch needs it too
 ]
 
 TRAIN_REQUIRE = ["accelerate>=1.10.0", "datasets>=5.0.0", "jinja2>=3.1.6"]
@@ -76,7 +77,7 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     py_modules=["clipsam_command"],
-    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "checkpoints/**/*", "prediction/templates/*"]},
+    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "prediction/templates/*", "checkpoints/**/*", "prediction/templates/*"]},
     entry_points={"console_scripts": ["clipsam = clipsam_command:main"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,
