@@ -20,7 +20,7 @@ from ..processing_clipsam import ClipSamProcessor, check_threshold
 from ..tiling_clipsam import check_tile
 from .compared import Compared, choose_compared
 from .names import KINDS, PREVIEWS, check_names, list_photographs
-from .report import check_report, write_report
+from .report import write_report
 from .results import FolderPredictions, check_formats
 from .state import COMMAND, OutputFolder
 from .work import PhotographReader, Settings, predict_share
@@ -159,8 +159,6 @@ def check_request(
             raise ValueError(f"`save` takes {', '.join(KINDS)}, got {kind!r}")
     check_formats(formats)
     check_tile(tile)
-    if report:
-        check_report()
     kinds = [kind for kind in KINDS if kind in save] + (list(PREVIEWS) if report else [])
     return Settings(refine, threshold, decision_threshold, kinds, tile)
 
