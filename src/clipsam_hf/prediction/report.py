@@ -25,7 +25,7 @@ from .results import FILE_NAMES, read_rows
 from .state import OutputFolder
 
 
-__all__ = ["check_report", "write_report"]
+__all__ = ["write_report"]
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -33,14 +33,6 @@ _TEMPLATES = Path(__file__).with_name("templates")
 _COLUMNS = {
     "path": "Path", "score": "Score", "verdict": "Verdict", "regions": "Regions", "size": "Size", "error": "Error",
 }  # fmt: skip
-
-
-def check_report() -> None:
-    """Raise ImportError if what writes a report is missing."""
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise ImportError("A report needs jinja2: pip install jinja2") from error
 
 
 def write_report(output_dir: str | Path) -> Path:
@@ -56,9 +48,7 @@ def write_report(output_dir: str | Path) -> Path:
         FileNotFoundError: if the folder holds no finished run.
         ValueError: if its rows are damaged.
         OSError: if something cannot be read or written.
-        ImportError: if jinja2 is missing.
     """
-    check_report()
     from jinja2 import Environment, FileSystemLoader
 
     from .. import __version__  # not at the top: the package may itself be importing this module

@@ -105,7 +105,8 @@
       thumbnail.row = row;
       seen.observe(thumbnail);
     }
-    const path = make("button", { type: "button", className: "path", textContent: nameOf(row), title: nameOf(row) });
+    const [folder, name] = [nameOf(row).replace(/[^/]*$/, ""), nameOf(row).replace(/^.*\//s, "")];
+    const path = make("button", { type: "button", className: "path" }, make("span", {}, folder), name);
     const bar = draw("svg", { class: "bar-of-score", viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" });
     bar.append(draw("rect", { width: 100 * (row.score ?? 0), height: 1 }));
     const size = row.width ? `${row.width} × ${row.height}` : "–";
@@ -216,7 +217,7 @@
 
   // ------------------------------------------------------------------------------------------------ the histogram
 
-  const HEIGHT = 190, LEFT = 34, RIGHT = 12, TOP = 14, BOTTOM = 26;
+  const HEIGHT = 228, LEFT = 34, RIGHT = 12, TOP = 14, BOTTOM = 26;
   const known = [...scores, ...(recorded === null ? [] : [recorded])];
   const extent = known.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [1, 0]);
   const low = known.length ? Math.max(0, Math.floor(extent[0] * 20 - 0.2) / 20) : 0;
