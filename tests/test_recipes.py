@@ -14,20 +14,29 @@ from typer.main import get_command
 from clipsam_hf.cli import app
 
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "clipsam_tiny"
-README = (RECIPE / "README.md").read_text(encoding="utf-8")
+RECIPES = sorted(path.parent for path in (Path(__file__).parents[1] / "recipes").glob("*/README.md"))
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+def readme_of(recipe: Path) -> str:
+    return (recipe / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_command_is_understood(command: list[str]) -> None:
+def commands() -> list[tuple[str, list[str]]]:
+    blocks = [
+        (recipe.name, block)
+        for recipe in RECIPES
+        for block in re.findall(r"```bash\n(.*?)```", readme_of(recipe), re.DOTALL)
+    ]
+    return [(name, shlex.split(line)) for name, block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "command"), commands(), ids=lambda part: part if isinstance(part, str) else " ".join(part)
+)
+def test_command_is_understood(recipe: str, command: list[str]) -> None:
     if command[0] == "python":
         folder, _, script = command[1].rpartition("/")
-        assert folder == "recipes/clipsam_tiny"
+        assert folder == f"recipes/{recipe}"
         importlib.import_module(script.removesuffix(".py")).parse_args(command[2:])
     else:
         assert command[0] == "clipsam"
@@ -35,8 +44,11 @@ def test_command_is_understood(command: list[str]) -> None:
         parser.make_context(command[1], command[2:])
 
 
-def test_every_file_is_described() -> None:
-    patterns = re.findall(r"`([\w*]+\.(?:py|md))`", README.partition("## Files")[2].partition("Figures are")[0])
-    files = [path.name for path in RECIPE.iterdir() if path.is_file() and path.name != "README.md"]
-    assert [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
-    assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in files)] == []
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_every_file_is_described(recipe: Path) -> None:
+    table = readme_of(recipe).partition("## Files")[2].partition("Figures are")[0]
+    patterns = re.findall(r"^\|.*?\|", table, re.MULTILINE)
+    named = re.findall(r"`([\w*]+\.(?:py|md))`", "".join(patterns))
+    files = [path.name for path in recipe.iterdir() if path.is_file() and path.name != "README.md"]
+    assert [name for name in files if not any(fnmatch(name, pattern) for pattern in named)] == []
+    assert [pattern for pattern in named if not any(fnmatch(name, pattern) for name in files)] == []

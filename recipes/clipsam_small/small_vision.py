@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A DINOv2 as a `CLIPVisionModel`: the same numbers, in the architecture that the package reads.
+
+Where the two differ, and what makes up for it:
+
+* CLIP has no layer scale, and no bias on its patches: they are folded into what stands before them.
+* CLIP normalises the embeddings before its first block, which DINOv2 does not. The network is widened by channels that
+  hold a constant there, so large that it alone decides the standard deviation: the layer norm divides by what is known
+  and its weight multiplies by it. Its weight for the new channels is 0, so that they are empty from then on.
+* Later layer norms would see the empty channels: all that is written to the residual stream is made free of its mean,
+  which DINOv2's layer norms take off anyway, so that the mean is 0 with and without them; the variance is smaller by
+  384 / 396, which the weights and epsilon take up.
+* The heads are wider: their new channels are 0, and the queries make up for the other scale of the scalar product.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Model
+
+
+__all__ = ["LEVEL", "to_clip_vision"]
+
+LEVEL = 512.0
+"""The constant of the new channels: exact in half precision, and far above any embedding."""
+
+
+@torch.no_grad()
+def to_clip_vision(dinov2: Dinov2Model, *, num_layers: int, widening: int = 2) -> CLIPVisionModel:
+    """
+    Return the first blocks of a DINOv2 as CLIP's vision tower.
+
+    Its hidden states are those of the DINOv2, less each token's mean over the channels, and followed by channels of 0.
+
+    Args:
+        dinov2: The network; with plain MLPs.
+        num_layers: So many blocks are kept.
+        widening: So many channels are added to each head; the sum over the heads is even, for the constant to have no
+            mean.
+
+    Raises:
+        ValueError: If there are not so many blocks, or the DINOv2 is of a kind that CLIP cannot hold.
+    """
+    config = dinov2.config
+    if not 1 <= num_layers <= config.num_hidden_layers:
+        raise ValueError(f"`num_layers` must lie between 1 and {config.num_hidden_layers}, got {num_layers}.")
+    if config.use_swiglu_ffn or not config.qkv_bias:
+        raise ValueError("A DINOv2 with gated MLPs or without biases of its attention has no equal in CLIP.")
+    width, heads = config.hidden_size, config.num_attention_heads
+    wide = width + heads * widening
+    if (wide - width) % 2 or widening < 1:
+        raise ValueError(f"{heads} heads cannot be widened by {widening} each: the sum must be even and positive.")
+    clip = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=wide,
+            intermediate_size=int(width * config.mlp_ratio),
+            num_hidden_layers=num_layers,
+            num_attention_heads=heads,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            hidden_act=config.hidden_act,
+            layer_norm_eps=config.layer_norm_eps * width / wide,
+        )
+    )
+    source = {name: tensor.double() for name, tensor in dinov2.state_dict().items()}
+    state = _embeddings(source, width, wide, config.layer_norm_eps * width / wide)
+    for number in range(num_layers):
+        prefix, block = f"encoder.layers.{number}.", _Block(source, f"encoder.layer.{number}.", heads, widening)
+        state |= {prefix + name: tensor for name, tensor in block.convert().items()}
+    # The states' own normalisation, as DINOv2's next block would begin it
+    state |= {
+        "post_layernorm.weight": torch.full((wide,), math.sqrt(width / wide)),
+        "post_layernorm.bias": torch.zeros(wide),
+    }
+    clip.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return clip.eval()
+
+
+def _embeddings(source: dict[str, Tensor], width: int, wide: int, eps: float) -> dict[str, Tensor]:
+    """The embeddings and the layer norm after them, which together give the embeddings and empty channels."""
+    level = LEVEL * torch.tensor([1.0, -1.0], dtype=torch.double).repeat((wide - width) // 2)
+    patches = _pad(_centre(source["embeddings.patch_embeddings.projection.weight"]), wide)
+    positions = source["embeddings.position_embeddings"][0].clone()  # (1 + num_patches, width)
+    positions[1:] += source["embeddings.patch_embeddings.projection.bias"]
+    positions = torch.cat([_centre(positions.T).T, level.expand(len(positions), -1)], dim=1)
+    deviation = math.sqrt(float(level.square().sum()) / wide + eps)
+    kept = torch.arange(wide) < width
+    return {
+        "embeddings.patch_embedding.weight": patches,
+        "embeddings.class_embedding": _pad(_centre(source["embeddings.cls_token"].flatten()), wide),
+        "embeddings.position_embedding.weight": positions,
+        "pre_layrnorm.weight": deviation * kept,
+        "pre_layrnorm.bias": torch.zeros(wide),
+    }
+
+
+def _centre(rows: Tensor) -> Tensor:
+    """Take off the mean over the first dimension, that of the channels that are written to."""
+    return rows - rows.mean(dim=0, keepdim=True)
+
+
+def _pad(tensor: Tensor, *sizes: int) -> Tensor:
+    """Append zeros to the first dimensions up to these sizes."""
+    padded = tensor.new_zeros(*sizes, *tensor.shape[len(sizes) :])
+    padded[tuple(slice(size) for size in tensor.shape)] = tensor
+    return padded
+
+
+class _Block:
+    """One block of a DINOv2, its tensors by the name that they have in the block."""
+
+    def __init__(self, source: dict[str, Tensor], prefix: str, heads: int, widening: int) -> None:
+        self.source = {name.removeprefix(prefix): each for name, each in source.items() if name.startswith(prefix)}
+        self.heads, self.widening = heads, widening
+        self.width = len(self.source["norm1.weight"])
+        self.wide = self.width + heads * widening
+
+    def convert(self) -> dict[str, Tensor]:
+        """Return the tensors of CLIP's block."""
+        state = {**self._norm("norm1", "layer_norm1"), **self._norm("norm2", "layer_norm2")}
+        head = self.width // self.heads
+        for name in ("q", "k", "v"):
+            factor = math.sqrt((head + self.widening) / head) if name == "q" else 1.0
+            weight, bias = self._pair(f"attention.{name}_proj")
+            state |= _name(
+                f"self_attn.{name}_proj",
+                _pad(self._widen(factor * weight), self.wide, self.wide),
+                self._widen(factor * bias),
+            )
+        weight, bias = self._written("attention.o_proj", "layer_scale1")
+        weight = self._widen(weight.T).T
+        state |= _name("self_attn.out_proj", _pad(weight, self.wide, self.wide), _pad(bias, self.wide))
+        weight, bias = self._pair("mlp.fc1")
+        state |= _name("mlp.fc1", _pad(weight, len(weight), self.wide), bias)
+        weight, bias = self._written("mlp.fc2", "layer_scale2")
+        return state | _name("mlp.fc2", _pad(weight, self.wide), _pad(bias, self.wide))
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.source[f"{name}.weight"], self.source[f"{name}.bias"]
+
+    def _norm(self, theirs: str, ours: str) -> dict[str, Tensor]:
+        weight, bias = self._pair(theirs)
+        return _name(ours, _pad(math.sqrt(self.width / self.wide) * weight, self.wide), _pad(bias, self.wide))
+
+    def _written(self, name: str, scale: str) -> tuple[Tensor, Tensor]:
+        """Of a layer that writes to the residual stream: scaled, and free of its mean over the channels."""
+        weight, bias = self._pair(name)
+        factor = self.source[f"{scale}.lambda1"]
+        return _centre(factor[:, None] * weight), _centre(factor * bias)
+
+    def _widen(self, rows: Tensor) -> Tensor:
+        """Append rows of 0 to each head's: (width, ...) to (wide, ...)."""
+        parts = rows.unflatten(0, (self.heads, -1))  # (heads, head, ...)
+        return _pad(parts, self.heads, parts.shape[1] + self.widening).flatten(0, 1)
+
+
+def _name(layer: str, weight: Tensor, bias: Tensor) -> dict[str, Any]:
+    return {f"{layer}.weight": weight, f"{layer}.bias": bias}
