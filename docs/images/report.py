@@ -7,6 +7,7 @@ report shows of them is what the embedded checkpoint says, beside others that ar
 """
 
 import argparse
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ SIZE = (480, 360)
 
 
 def draw_washer(rng: np.random.Generator, defect: str | None) -> Image.Image:
-    """Draws a washer of brushed metal on a dark table.
+    """Draws a washer of brushed metal on a dark table, as a camera on a line sees it.
 
     Args:
         rng (`np.random.Generator`): where it lies, its light and its scratches.
@@ -30,12 +31,12 @@ def draw_washer(rng: np.random.Generator, defect: str | None) -> Image.Image:
         `PIL.Image.Image`: RGB, of `SIZE`.
     """
     width, height = SIZE
-    middle = np.array([width / 2, height / 2]) + rng.uniform(-12, 12, 2)
+    middle = np.array([width / 2, height / 2]) + rng.uniform(-3, 3, 2)
     y, x = np.mgrid[:height, :width]
     radius, angle = np.hypot(x - middle[0], y - middle[1]), np.arctan2(y - middle[1], x - middle[0])
     # Brushed along the circle: noise that depends on the radius alone, and light that depends on the angle
     rings = np.interp(radius, np.arange(400), rng.normal(0, 9, 400))
-    light = 26 * np.cos(2 * (angle - rng.uniform(-0.4, 0.4))) + 10 * np.cos(angle - 2)
+    light = 26 * np.cos(2 * (angle - rng.uniform(-0.05, 0.05))) + 10 * np.cos(angle - 2)
     metal = 158 + rings + light + rng.normal(0, 3, radius.shape)
     table = 46 + 10 * (x / width) + rng.normal(0, 3, radius.shape)
     rim = np.clip(np.minimum(148 - radius, radius - 62) / 3, 0, 1)
@@ -51,10 +52,10 @@ def draw_washer(rng: np.random.Generator, defect: str | None) -> Image.Image:
     canvas = ImageDraw.Draw(mark)
     if defect == "scratch":
         ends = place + rng.uniform(-34, 34, (4, 2))
-        canvas.line([tuple(point) for point in ends], fill=230, width=int(rng.integers(2, 5)), joint="curve")
+        canvas.line([tuple(point) for point in ends], fill=230, width=int(rng.integers(4, 7)), joint="curve")
     else:
         for _ in range(7):
-            corner, extent = place + rng.uniform(-11, 11, 2), rng.uniform(6, 15, 2)
+            corner, extent = place + rng.uniform(-11, 11, 2), rng.uniform(8, 17, 2)
             canvas.ellipse([*(corner - extent), *(corner + extent)], fill=200)
     colour = {"scratch": (226, 230, 236), "stain": (92, 58, 30), "dent": (40, 42, 47)}[defect]
     image.paste(Image.new("RGB", SIZE, colour), mask=mark.filter(ImageFilter.GaussianBlur(1.2)))
@@ -86,10 +87,8 @@ def take_pictures(report: Path, folder: Path) -> None:
             if dark:
                 page.execute_script("document.querySelector('#rows .path').click()")
             page.execute_async_script("setTimeout(arguments[0], 1500)")
-            page.save_screenshot(str(folder / f"{name}.png"))
-        picture = Image.open(folder / f"{name}.png").convert("RGB")
-        # 256 colours are enough for a page, and a quarter of the bytes
-        picture.quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+            picture = Image.open(io.BytesIO(page.get_screenshot_as_png())).convert("RGB")
+        picture.save(folder / f"{name}.webp", quality=88, method=6)
 
 
 def main() -> None:
