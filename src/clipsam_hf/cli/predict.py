@@ -48,6 +48,7 @@ def predict(
     formats: Annotated[
         str, Option("--format", help=f"Of the rows, with commas between: {', '.join(FORMATS)}.")
     ] = "csv,jsonl",
+    report: Annotated[bool, Option("--report", help="Write report.html too, with small pictures.")] = False,
     model: ModelOption = None,
     revision: RevisionOption = None,
     clip: ClipOption = None,
@@ -77,6 +78,7 @@ def predict(
         chosen: dict[str, Any] = {"save": parse_list(save), "formats": parse_list(formats)}
         chosen |= {"refine": refine, "threshold": threshold, "decision_threshold": decision_threshold}
         chosen["tile"] = parse_tile(tile)
+        chosen["report"] = report
         check_request(**chosen)
         check_texts(compared_with, class_name)
         check_roi(roi)
@@ -96,7 +98,7 @@ def predict(
     if predicted is None:
         return  # another process has the results
     typer.echo(predicted.to_text())
-    typer.echo(f"written to {output}: {', '.join([*predicted.files, *chosen['save']])}", err=True)
+    typer.echo(f"written to {output}: {', '.join([*predicted.files, *chosen['save'], *(['report.html'] if report else [])])}", err=True)
     if predicted.failed:
         typer.echo("what could not be read has a row with the reason", err=True)
         raise typer.Exit(1)
