@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from . import calibrate, evaluate, predict, train
+from . import calibrate, evaluate, predict, report, train
 
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(name="clipsam", no_args_is_help=True, pretty_exceptions_enable
 app.command()(evaluate.evaluate)
 app.command()(calibrate.calibrate)
 app.command()(predict.predict)
+app.command()(report.report)
 # Its options are those of a parser of its own
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     train.train
