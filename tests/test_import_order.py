@@ -153,7 +153,9 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "refiner_clipsam",
     },
     "lines": {"image_loading", "inference_clipsam", "mutual_clipsam", "patches_clipsam", "references_clipsam"},
+    "demo": {"image_loading", "visualization_clipsam"},
     "cli": {
+        "demo",
         "gallery_clipsam",
         "EMBEDDED_CHECKPOINT",
         "configuration_clipsam",
@@ -162,6 +164,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "image_loading",
         "lines",
         "modeling_clipsam",
+        "pipeline_clipsam",
         "prediction",
         "processing_clipsam",
         "references_clipsam",

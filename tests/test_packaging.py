@@ -97,7 +97,7 @@ def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     wheels.mkdir()
     for name in ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(PACKAGE, source / "src" / "clipsam_hf", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     build = run_python(
         "-c", f"from setuptools.build_meta import build_wheel; build_wheel({str(wheels)!r})", cwd=source
     )
@@ -107,11 +107,15 @@ def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     files = {
         path.relative_to(source / "src").as_posix()
-        for path in (source / "src/clipsam_hf").rglob("*")
-        if path.is_file()
+        for path in (source / "src").rglob("*")
+        if path.is_file() and ".egg-info" not in path.parent.name
     }
     assert files <= held
-    assert {"clipsam_hf/py.typed", "clipsam_hf/checkpoints/clipsam-tiny/model.safetensors"} <= held
+    assert {
+        "clipsam_command.py",
+        "clipsam_hf/py.typed",
+        "clipsam_hf/checkpoints/clipsam-tiny/model.safetensors",
+    } <= held
     assert any(name.endswith("/LICENSE") for name in held)
 
 

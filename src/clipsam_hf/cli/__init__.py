@@ -16,16 +16,18 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from . import calibrate, evaluate, predict, report, train
+from . import calibrate, demo, evaluate, export, predict, report, train
 
 
 __all__ = ["app", "main"]
 
 # Plain help and plain tracebacks: they look the same in a terminal, a log and a pipe.
 app = typer.Typer(name="clipsam", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command()(evaluate.evaluate)
-app.command()(calibrate.calibrate)
+app.command()(demo.demo)
 app.command()(predict.predict)
+app.command()(calibrate.calibrate)
+app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.command()(report.report)
 # Its options are those of a parser of its own
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
