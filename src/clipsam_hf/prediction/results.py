@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..answers_clipsam import Answer
 from ..files import open_atomically
 from .names import picture_name
+from .parquet import row_schema, write_parquet
 
 
 __all__ = [
@@ -39,8 +40,6 @@ COLUMNS = ("path", "width", "height", "score", "label", "threshold", "decision_t
 
 # With these a spreadsheet takes a text for a formula
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-_ROWS_PER_GROUP = 1000
 
 
 class FolderPredictions(NamedTuple):
@@ -115,10 +114,7 @@ def check_formats(formats: Iterable[str]) -> None:
         if name not in FORMATS:
             raise ValueError(f"`formats` takes {', '.join(FORMATS)}, got {name!r}")
         if name == "parquet":
-            try:
-                import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
-            except ImportError as error:
-                raise ImportError("Parquet needs pyarrow: pip install 'clipsam_hf[train]', or pyarrow") from error
+            row_schema()
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -182,7 +178,7 @@ def write_formats(folder: Path, formats: Iterable[str]) -> list[str]:
     if "csv" in formats:
         _write_csv(folder / FILE_NAMES["csv"], read_rows(source))
     if "parquet" in formats:
-        _write_parquet(folder / FILE_NAMES["parquet"], read_rows(source))
+        write_parquet(folder / FILE_NAMES["parquet"], read_rows(source))
     return [name for key, name in FILE_NAMES.items() if key == "jsonl" or key in formats]
 
 
@@ -204,28 +200,3 @@ def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def _make_harmless(value: Any) -> Any:
     """Put a quote before a text that a spreadsheet would calculate."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_SIGNS) else value
-
-
-def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    whole, real, text = pyarrow.int64(), pyarrow.float64(), pyarrow.string()
-    box = pyarrow.struct([(edge, whole) for edge in ("xmin", "ymin", "xmax", "ymax")])
-    outline = pyarrow.struct([("size", pyarrow.list_(whole)), ("counts", pyarrow.list_(whole))])
-    region = pyarrow.struct([("box", box), ("score", real), ("area", whole), ("outline", outline)])
-    types = (text, whole, whole, real, text, real, real, pyarrow.list_(region), text)
-    schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)))
-    with open_atomically(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        group: list[dict[str, Any]] = []
-        for row in rows:
-            texts = {name: _as_utf8(value) for name, value in row.items() if isinstance(value, str)}
-            group.append({**row, **texts})
-            if len(group) == _ROWS_PER_GROUP:
-                writer.write_table(pyarrow.Table.from_pylist(group, schema))
-                group = []
-        writer.write_table(pyarrow.Table.from_pylist(group, schema))
-
-
-def _as_utf8(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
