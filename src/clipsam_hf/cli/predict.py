@@ -98,7 +98,8 @@ def predict(
     if predicted is None:
         return  # another process has the results
     typer.echo(predicted.to_text())
-    typer.echo(f"written to {output}: {', '.join([*predicted.files, *chosen['save'], *(['report.html'] if report else [])])}", err=True)
+    written = [*predicted.files, *(["report.html"] if report else []), *chosen["save"]]
+    typer.echo(f"written to {output}: {', '.join(written)}", err=True)
     if predicted.failed:
         typer.echo("what could not be read has a row with the reason", err=True)
         raise typer.Exit(1)
