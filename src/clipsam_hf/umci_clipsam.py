@@ -27,7 +27,9 @@ class ClipSamInteraction(nn.Module):
 
     def forward(self, reader: Tensor, source: Tensor) -> Tensor:
         """(batch_size, num_readers, hidden_size), (batch_size, num_sources, hidden_size) -> as `reader`."""
-        return F.scaled_dot_product_attention(self.query(reader), self.key(source), self.value(source))
+        # One head, with its axis: not every backend and no exporter takes attention of three dimensions
+        query, key, value = self.query(reader), self.key(source), self.value(source)
+        return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
 
 
 class ClipSamStripPath(nn.Module):
