@@ -36,11 +36,12 @@ def test_console_script_is_the_light_one() -> None:
     assert (entry.name, entry.load()) == ("clipsam", clipsam_command.main)
 
 
-def test_help_and_version_come_without_torch() -> None:
-    arguments = ["--version", "--help", "predict --help", "evaluate --help", "calibrate --help"]
+def test_help_version_and_info_come_without_torch() -> None:
+    arguments = ["--version", "--help", "predict --help", "evaluate --help", "calibrate --help", "info"]
     result = subprocess.run([sys.executable, "-c", CALL, *arguments], capture_output=True, text=True, check=True)
     assert result.stdout.startswith(f"{clipsam_hf.__version__}\n")
-    assert result.stdout.count("Usage: clipsam") == len(arguments) - 1
+    assert result.stdout.count("Usage: clipsam") == 4
+    assert "clipsam-tiny: a ClipSAM" in result.stdout
     assert result.stdout.endswith("imported:\n")
 
 

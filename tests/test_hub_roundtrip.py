@@ -28,6 +28,7 @@ from clipsam_hf import (
     ZeroShotAnomalySegmentationPipeline,
 )
 from clipsam_hf.cards.card import build_card
+from clipsam_hf.information import describe
 from clipsam_hf.publishing_clipsam import CODE_FILES, CODE_REFERENCES
 
 
@@ -389,3 +390,11 @@ def test_published_models_come_back_in_fresh_processes(
         expected = pipe(photograph(), class_name="candle")["anomaly_map"]
     for name in ("with.npy", "without.npy"):
         np.testing.assert_allclose(np.load(tmp_path / name), expected, atol=1e-6)
+
+
+def test_info_of_a_repository_reads_its_beginning_only(hub: HubStandIn, tiny_checkpoint: Path) -> None:
+    commit = hub.add("org/tiny", tiny_checkpoint)
+    described = describe("org/tiny")
+    assert described == {**describe(tiny_checkpoint), "name": "org/tiny", "revision": commit}
+    with pytest.raises(OSError, match="'org/none' is neither a folder nor a repository"):
+        describe("org/none")

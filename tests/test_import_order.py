@@ -154,6 +154,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
     },
     "lines": {"image_loading", "inference_clipsam", "mutual_clipsam", "patches_clipsam", "references_clipsam"},
     "demo": {"image_loading", "visualization_clipsam"},
+    "information": set(),
     "cli": {
         "demo",
         "gallery_clipsam",
@@ -162,6 +163,7 @@ UPPER_FLOOR: dict[str, set[str]] = {
         "data",
         "evaluation",
         "image_loading",
+        "information",
         "lines",
         "modeling_clipsam",
         "pipeline_clipsam",

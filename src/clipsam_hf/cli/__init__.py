@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from . import calibrate, demo, evaluate, export, predict, report, train
+from . import calibrate, demo, evaluate, export, info, predict, report, train
 
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app.command()(demo.demo)
 app.command()(predict.predict)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
+app.command()(info.info)
 app.command()(export.export)
 app.command()(report.report)
 # Its options are those of a parser of its own
