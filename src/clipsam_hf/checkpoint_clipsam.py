@@ -8,7 +8,8 @@ the repositories and commits of CLIP and SAM, and loading fetches them from ther
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,20 +79,21 @@ class ClipSamCheckpointModel(PreTrainedModel):
 
         Raises:
             ValueError: If the checkpoint lacks a tensor of the model, or does not say where its backbones are.
-            OSError: If there is no such checkpoint, or its backbones cannot be loaded.
+            OSError: If there is no such checkpoint, its backbones cannot be loaded, or a download breaks off.
         """
         source = pretrained_model_name_or_path
         kwargs.update(ignore_mismatched_sizes=ignore_mismatched_sizes, output_loading_info=True)
         stored = _StoredConfig(True, None)
-        if source is not None:
-            kwargs.setdefault("use_safetensors", True)
-            stored = _read_stored_config(source, kwargs)
-            if stored.commit is not None:
-                kwargs["revision"] = stored.commit  # the library need not ask a second time what the revision is
-        if source is None or stored.backbones_saved:
-            loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
-        else:
-            loaded = super().from_pretrained(None, *model_args, **_gather(cls.config_class, source, kwargs))
+        with _explained_interruption(source):
+            if source is not None:
+                kwargs.setdefault("use_safetensors", True)
+                stored = _read_stored_config(source, kwargs)
+                if stored.commit is not None:
+                    kwargs["revision"] = stored.commit  # the library need not ask a second time what the revision is
+            if source is None or stored.backbones_saved:
+                loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
+            else:
+                loaded = super().from_pretrained(None, *model_args, **_gather(cls.config_class, source, kwargs))
         model, loading_info = loaded
 
         missing = sorted(loading_info["missing_keys"])
@@ -183,6 +185,18 @@ class ClipSamCheckpointModel(PreTrainedModel):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Loading
+
+
+@contextmanager
+def _explained_interruption(source: str | os.PathLike | None) -> Iterator[None]:
+    """Turns what a connection that breaks off raises into an OSError, which the library does for its start alone."""
+    try:
+        yield
+    except Exception as error:
+        # Its client's own errors, by name: this file may not import the client
+        if not type(error).__module__.startswith("httpx"):
+            raise
+        raise OSError(f"The download of {os.fspath(source or '')!r} broke off: {error}.") from error
 
 
 class _StoredConfig(NamedTuple):
