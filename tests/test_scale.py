@@ -60,11 +60,24 @@ def read_output(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["path"]))
 
 
-def assert_alike(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Equal; what is said of a broken file may name it in another way."""
-    assert [row["error"] is None for row in rows] == [row["error"] is None for row in expected]
-    plain = [[{**row, "error": None} for row in each] for each in (rows, expected)]
-    assert plain[0] == plain[1]
+def rounded(value: Any) -> Any:
+    """Other processes may add in another order; what is said of a broken file may name it in another way."""
+    if isinstance(value, dict):
+        return {
+            key: value["error"] and "unreadable" if key == "error" else rounded(each) for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_model: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor) -> Path:
+    """The tiny model, with a threshold that its random maps exceed here and there."""
+    tiny_model.config.binarize_threshold = tiny_model.config.mask_threshold = 0.47
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
 
 
 def write_parquet_shard(path: Path, photographs: list[Path]) -> None:
@@ -159,15 +172,16 @@ def test_parquet_has_the_columns_of_a_row(tmp_path: Path) -> None:
     ("write_shard", "ending"), [(write_parquet_shard, "parquet"), (write_tar_shard, "tar")], ids=["parquet", "tar"]
 )
 def test_shards_on_two_processes_give_the_rows_of_one_folder(
-    tiny_checkpoint: Path, tmp_path: Path, write_shard: Callable[[Path, list[Path]], None], ending: str
+    checkpoint: Path, tmp_path: Path, write_shard: Callable[[Path, list[Path]], None], ending: str
 ) -> None:
     paths = write_photographs(tmp_path / "photos")
-    expected = predict_by_folder(tiny_checkpoint, tmp_path / "photos", tmp_path / "out")
+    expected = predict_by_folder(checkpoint, tmp_path / "photos", tmp_path / "out")
+    assert any(row["regions"] for row in expected)
     (tmp_path / "shards").mkdir()
     for number in range(4):
         write_shard(tmp_path / "shards" / f"{number}.{ending}", paths[3 * number : 3 * number + 3])
     output = tmp_path / "rows"
-    command = [f"{tmp_path / 'shards'}/*.{ending}", "--output", output, "--model", tiny_checkpoint]
+    command = [f"{tmp_path / 'shards'}/*.{ending}", "--output", output, "--model", checkpoint]
 
     done = launch(*command, "--class-name", "candle")
     assert done.returncode == 0, done.stderr
@@ -175,7 +189,7 @@ def test_shards_on_two_processes_give_the_rows_of_one_folder(
     assert sorted(line[:9] for line in done.stdout.splitlines() if line.startswith("process")) == [
         "process 0", "process 0", "process 1", "process 1",
     ]  # fmt: skip
-    assert_alike(read_output(output), expected)
+    assert rounded(read_output(output)) == rounded(expected)
 
     # What was interrupted goes on with the shards that are missing
     (output / f"2.{ending}.parquet").unlink()
@@ -183,7 +197,7 @@ def test_shards_on_two_processes_give_the_rows_of_one_folder(
     done = launch(*command, "--class-name", "candle", processes=1)
     assert [line for line in done.stdout.splitlines() if line] == [f"process 0: 2.{ending}.parquet"], done.stderr
     assert (output / f"1.{ending}.parquet").stat().st_mtime_ns == before
-    assert_alike(read_output(output), expected)
+    assert rounded(read_output(output)) == rounded(expected)
 
     # Rows of another question are not mixed in
     done = launch(*command, "--class-name", "nut", processes=1)
@@ -192,18 +206,18 @@ def test_shards_on_two_processes_give_the_rows_of_one_folder(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ray_gives_the_rows_of_one_process(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    if os.environ.get("CLIPSAM_REQUIRE_RAY") is None:
+def test_ray_gives_the_rows_of_one_process(checkpoint: Path, tmp_path: Path) -> None:
+    if not os.environ.get("CLIPSAM_REQUIRE_EXTRAS"):
         pytest.importorskip("ray", reason="needs clipsam_hf[ray]")
     write_photographs(tmp_path / "photos")
-    expected = predict_by_folder(tiny_checkpoint, tmp_path / "photos", tmp_path / "out")
+    expected = predict_by_folder(checkpoint, tmp_path / "photos", tmp_path / "out")
     command = [
         sys.executable, SCALE / "predict_ray.py", tmp_path / "photos", "--class-name", "candle", "--model",
-        tiny_checkpoint, "--output", tmp_path / "rows", "--workers", "2", "--batch-size", "3",
+        checkpoint, "--output", tmp_path / "rows", "--workers", "2", "--batch-size", "3",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert_alike(read_output(tmp_path / "rows"), expected)
+    assert rounded(read_output(tmp_path / "rows")) == rounded(expected)
     again = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
     assert (again.returncode, "holds files already" in again.stderr) == (2, True)

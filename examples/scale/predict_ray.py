@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow
+import pyarrow  # type: ignore[import-untyped]
 import ray
 import torch
 
@@ -28,8 +28,8 @@ class Predictor:
 
     def __init__(self, source: str, model: str | None, **options: Any) -> None:
         self.source, self.options = os.path.abspath(source), options
-        loaded, self.processor, _ = load_model(model)
-        self.model = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.processor, _ = load_model(model)
+        torch.nn.Module.to(self.model, "cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, batch: dict[str, Any]) -> pyarrow.Table:
         """Make a table of rows of a batch of files."""

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-from accelerate import PartialState
+import fsspec  # type: ignore[import-untyped]
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from datasets import Image, load_dataset
 
 from clipsam_hf.cli.options import load_model
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = {"class_name": args.class_name, "references": args.references, "refine": not args.no_refine}
         args.output.mkdir(parents=True, exist_ok=True)
         keep_protocol(args.output / "protocol.json", {**options, "weights_sha256": fingerprint(model)})
-        model.to(state.device)
+        torch.nn.Module.to(model, state.device)
         pending = [name for name in shards if not (args.output / name).exists()]
         state.wait_for_everyone()  # until all have seen the same
         for name in pending[state.process_index :: state.num_processes]:
