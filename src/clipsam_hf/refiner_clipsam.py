@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, SamHQModel, SamModel
 
 from .regions_clipsam import Frame, SamPrompts
+from .sam_attention_clipsam import can_decode, can_encode, decode_prompts, encode_photographs
 
 
 class Refiner:
@@ -26,9 +27,13 @@ class Refiner:
 
     Attributes:
         model_class (`type`): The library's class of the network.
+        rearranged (`bool`): Whether the network's parts may be called in another order than the library's, which is
+            faster and needs less memory; the numbers are the same, see `sam_attention_clipsam.py`. Set it to False,
+            `model.refiner.rearranged = False`, for the library's own forward.
     """
 
     model_class: ClassVar[type[PreTrainedModel]]
+    rearranged: bool = True
 
     def __init__(self, sam_config: PreTrainedConfig) -> None:
         self.config: Any = sam_config
@@ -69,7 +74,18 @@ class Refiner:
         Returns:
             `tuple` of `torch.Tensor` of shape `(batch_size, ...)`.
         """
-        return (sam.get_image_embeddings(sam_pixel_values.to(sam.dtype)),)
+        pixel_values = sam_pixel_values.to(sam.dtype)
+        if self.rearranged and can_encode(sam.vision_encoder):
+            return self.keep_embeddings(*encode_photographs(sam.vision_encoder, pixel_values))
+        return self.encode_as_library(sam, pixel_values)
+
+    def keep_embeddings(self, image_embeddings: Tensor, first_global: Tensor | None) -> tuple[Tensor, ...]:
+        """Returns what `decode` needs of what the encoder computes in passing."""
+        return (image_embeddings,)
+
+    def encode_as_library(self, sam: Any, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Encodes with the network's own forward."""
+        return (sam.get_image_embeddings(pixel_values),)
 
     def decode(
         self,
@@ -88,7 +104,7 @@ class Refiner:
                 looked at if there is no prompt.
             prompts (`SamPrompts`): One row per region, maybe none; then the network is not called.
             multimask_output (`bool`): Several masks per prompt, or one.
-            chunk (`int`, *optional*): Prompts at a time; by default 2 on a CPU and all of them on an accelerator.
+            chunk (`int`, *optional*): Prompts at a time; by default 2 on a CPU and 64 on an accelerator.
 
         Returns:
             `tuple` of mask logits (num_regions, num_masks, mask_height, mask_width) and predicted IoU (num_regions,
@@ -98,7 +114,11 @@ class Refiner:
         num_regions = len(next(iter(given.values())))
         if num_regions == 0:
             return self.no_masks(sam, multimask_output=multimask_output)
-        chunk = chunk or (2 if embeddings[0].device.type == "cpu" else num_regions)
+        chunk = chunk or (2 if embeddings[0].device.type == "cpu" else 64)
+        num_tokens = 2 + (0 if prompts.input_points is None else prompts.input_points.shape[1])
+        if self.rearranged and can_decode(sam, num_tokens):
+            rows = {name: value[None] for name, value in given.items()}
+            return decode_prompts(sam, embeddings[0], rows, multimask_output=multimask_output, chunk=chunk)
         masks, scores = [], []
         for start in range(0, num_regions, chunk):
             part = {name: value[None, start : start + chunk] for name, value in given.items()}
@@ -140,8 +160,13 @@ class SamHQRefiner(Refiner):
                 f" `sam_config.mask_decoder_config.vit_dim` ({expected})."
             )
 
-    def encode(self, sam: Any, sam_pixel_values: Tensor) -> tuple[Tensor, ...]:
-        image_embeddings, intermediate = sam.get_image_embeddings(sam_pixel_values.to(sam.dtype))
+    def keep_embeddings(self, image_embeddings: Tensor, first_global: Tensor | None) -> tuple[Tensor, ...]:
+        if first_global is None:
+            raise ValueError("SAM-HQ reads the encoder's first global block, but `global_attn_indexes` names none.")
+        return image_embeddings, first_global
+
+    def encode_as_library(self, sam: Any, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        image_embeddings, intermediate = sam.get_image_embeddings(pixel_values)
         return image_embeddings, intermediate[0]  # the decoder reads the first global block alone
 
     def name_embeddings(self, embeddings: tuple[Tensor, ...]) -> dict[str, Any]:
