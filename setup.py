@@ -35,6 +35,10 @@ QUALITY_REQUIRE = ["mypy>=2.4.1", "ruff>=0.17.6", "scipy-stubs>=1.17.1.5"]
 TESTS_REQUIRE = sorted(
     {
         "hypothesis>=6.130.0",
+        "ipykernel>=7.4.0",
+        "nbclient>=0.11.0",
+        "nbformat>=5.11.1",
+        "pycocotools>=2.0.11",
         "pytest>=8.4.0",
         "pytest-timeout>=2.4.0",
         "pytest-xdist>=3.8.0",

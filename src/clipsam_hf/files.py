@@ -199,8 +199,8 @@ def open_atomically(path: Path) -> Iterator[IO[bytes]]:
         >>> path.read_text()
         '100.0'
     """
-    # Another process may write the same file
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Another process may write the same file; and a name that is long enough must not become too long
+    beside = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with open(beside, "wb") as file:
             yield file

@@ -29,6 +29,7 @@ from .options import (
 # The names in `prediction`, whose import takes seconds
 KINDS = ("overlay", "heatmap", "mask", "map")
 FORMATS = ("csv", "jsonl", "parquet")
+EXPORTS = ("coco", "labelme")
 
 
 def predict(
@@ -49,6 +50,9 @@ def predict(
         str, Option("--format", help=f"Of the rows, with commas between: {', '.join(FORMATS)}.")
     ] = "csv,jsonl",
     report: Annotated[bool, Option("--report", help="Write report.html too, with small pictures.")] = False,
+    export: Annotated[
+        list[str] | None, Option(help=f"Annotations to correct by hand, of {', '.join(EXPORTS)}.")
+    ] = None,
     model: ModelOption = None,
     revision: RevisionOption = None,
     clip: ClipOption = None,
@@ -78,7 +82,7 @@ def predict(
         chosen: dict[str, Any] = {"save": parse_list(save), "formats": parse_list(formats)}
         chosen |= {"refine": refine, "threshold": threshold, "decision_threshold": decision_threshold}
         chosen["tile"] = parse_tile(tile)
-        chosen["report"] = report
+        chosen |= {"report": report, "export": parse_list(",".join(export or ()))}
         check_request(**chosen)
         check_texts(compared_with, class_name)
         check_roi(roi)

@@ -51,7 +51,7 @@ class FolderPredictions(NamedTuple):
         anomalous (`int`): of those that are called so.
         normal (`int`): likewise; the others have no verdict.
         failed (`int`): of those that could not be read; their rows say why.
-        files (`Sequence[str]`): names of the files of rows.
+        files (`Sequence[str]`): names of the files of rows, and of annotations.
     """
 
     output_dir: Path

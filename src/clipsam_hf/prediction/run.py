@@ -18,6 +18,7 @@ from ..modeling_clipsam import ClipSamForAnomalySegmentation
 from ..patches_clipsam import read_roi
 from ..processing_clipsam import ClipSamProcessor, check_threshold
 from ..tiling_clipsam import check_tile
+from .annotations import check_exports, write_annotations
 from .compared import Compared, choose_compared
 from .names import KINDS, PREVIEWS, check_names, list_photographs
 from .report import write_report
@@ -45,6 +46,7 @@ def predict_folder(
     save: Sequence[str] = (),
     formats: Sequence[str] = ("csv", "jsonl"),
     report: bool = False,
+    export: Sequence[str] = (),
     overwrite: bool = False,
     resume: bool = False,
     batch_size: int = 1,
@@ -80,6 +82,7 @@ def predict_folder(
         formats (`Sequence[str]`): of `"csv"`, `"jsonl"` and `"parquet"`. JSON lines are always written.
         report (`bool`): whether `report.html` is written too, see `write_report`, with small pictures of each
             photograph, which stay in `preview` and `preview-map`.
+        export (`Sequence[str]`): annotations to correct by hand, of `"coco"` and `"labelme"`, see `write_annotations`.
         overwrite (`bool`): whether earlier predictions in `output_dir` are removed.
         resume (`bool`): whether an earlier run, with the same arguments, is gone on with, if there is one.
         batch_size (`int`): photographs per forward pass.
@@ -107,7 +110,7 @@ def predict_folder(
         >>> [row["path"] for row in predicted.rows()]
         ['photo.png']
     """
-    settings = check_request(refine, threshold, decision_threshold, save, formats, tile, report)
+    settings = check_request(refine, threshold, decision_threshold, save, formats, tile, report, export)
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
@@ -134,7 +137,7 @@ def predict_folder(
     predicted = output.finish(names, list(formats))
     if report:
         write_report(output.folder)
-    return predicted
+    return predicted._replace(files=[*predicted.files, *write_annotations(output.folder, root, export)])
 
 
 def check_request(
@@ -145,6 +148,7 @@ def check_request(
     formats: Sequence[str],
     tile: str | int | None = "auto",
     report: bool = False,
+    export: Sequence[str] = (),
 ) -> Settings:
     """Refuse what cannot end well before anything is read or written; see `predict_folder`.
 
@@ -158,6 +162,7 @@ def check_request(
         if kind not in KINDS:
             raise ValueError(f"`save` takes {', '.join(KINDS)}, got {kind!r}")
     check_formats(formats)
+    check_exports(export)
     check_tile(tile)
     kinds = [kind for kind in KINDS if kind in save] + (list(PREVIEWS) if report else [])
     return Settings(refine, threshold, decision_threshold, kinds, tile)

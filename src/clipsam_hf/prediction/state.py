@@ -18,6 +18,7 @@ import numpy as np
 
 from ..evaluation.output import check_writable
 from ..files import open_atomically, read_json, refuse_differences
+from .annotations import remove_annotations
 from .names import KINDS, PREVIEWS, REPORT_NAME, picture_path
 from .results import FILE_NAMES, FolderPredictions, parse_row, write_formats
 
@@ -96,7 +97,8 @@ class OutputFolder:
         for name in (_PROTOCOL_NAME, _STATE_NAME):
             if (self.folder / name).is_symlink():
                 raise FileExistsError(f"{str(self.folder / name)!r} is a link; nothing is written through it")
-        if overwrite or not self.folder.is_dir() or not any(self.folder.iterdir()):
+        # A run that could not even write its protocol leaves an empty state
+        if overwrite or not self.folder.is_dir() or {path.name for path in self.folder.iterdir()} <= {_STATE_NAME}:
             return
         if self.read_protocol() is None:
             raise FileExistsError(
@@ -128,6 +130,8 @@ class OutputFolder:
         earlier = self.read_protocol()
         if earlier is not None:
             refuse_differences(earlier, protocol, f"{str(self.folder)!r} holds predictions under another protocol")
+        elif self.state.exists():
+            shutil.rmtree(self.state)  # rows whose protocol is not known are not gone on with
         self.state.mkdir(parents=True, exist_ok=True)
         for path in self._row_files():
             _drop_half_row(path)
@@ -225,6 +229,7 @@ class OutputFolder:
             for parent, _, _ in os.walk(self.folder / kind, topdown=False):
                 with suppress(OSError):  # other files are there
                     os.rmdir(parent)
+        remove_annotations(self.folder)
         for name in (*FILE_NAMES.values(), REPORT_NAME, _PROTOCOL_NAME):
             (self.folder / name).unlink(missing_ok=True)
         if self.state.exists():
