@@ -313,6 +313,7 @@
     find("viewer-verdict").textContent = verdict;
     find("previous").disabled = place <= 0;
     find("next").disabled = place >= listed.length - 1;
+    if (document.activeElement?.disabled) viewer.querySelector(".stage").focus();
     const hasPicture = find(`photograph-${row.number}`) !== null;
     find("missing").textContent = row.error ?? (hasPicture ? "" : "The run has kept no preview of this photograph.");
     find("stage").toggleAttribute("hidden", row.error !== null);
@@ -371,8 +372,8 @@
     find("photograph").removeAttribute("href");
     find("map").removeAttribute("href");
   });
-  viewer.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
+  document.addEventListener("keydown", (event) => {
+    if (!viewer.open || event.ctrlKey || event.altKey || event.metaKey) return;
     const isSlider = event.target === find("opacity");
     const key = event.key.toLowerCase();
     if (key === "arrowleft" && !isSlider) step(-1);
