@@ -51,6 +51,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
     },
     "tiling_clipsam": {"refinement_clipsam"},
     "visualization_clipsam": {"image_loading"},
+    "result_clipsam": {"visualization_clipsam"},
     "patches_clipsam": {"image_loading", "localizer_clipsam", "refinement_clipsam", "tiling_clipsam"},
     "mutual_clipsam": {"patches_clipsam"},
     "inference_clipsam": {
@@ -59,6 +60,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "processing_clipsam",
         "refinement_clipsam",
         "regions_clipsam",
+        "result_clipsam",
         "tiling_clipsam",
     },
     "answers_clipsam": {"inference_clipsam", "regions_clipsam"},
@@ -81,6 +83,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
         "patches_clipsam",
         "publishing_clipsam",
         "references_clipsam",
+        "result_clipsam",
         "tiling_clipsam",
     },
 }

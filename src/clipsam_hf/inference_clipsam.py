@@ -22,6 +22,7 @@ from .patches_clipsam import crop_roi, describe_photographs, mix_maps, score_com
 from .processing_clipsam import check_class_name
 from .refinement_clipsam import resize_map
 from .regions_clipsam import relative_threshold
+from .result_clipsam import make_thumbnail
 from .tiling_clipsam import WHOLE, Box, Tile, join_tiles, plan_tiles
 
 
@@ -44,6 +45,7 @@ class PreparedImage(NamedTuple):
         tiles (`Sequence[Tile]`): What is looked at beside the whole, see `plan_tiles`.
         photograph (`torch.Tensor` of shape `(height, width, 3)`, *optional*): uint8, where there are tiles.
         box ([`Box`]): Of a tile, where it lies in its photograph.
+        thumbnail (`bytes`, *optional*): The photograph, small, where it is to be shown.
     """
 
     class_name: str
@@ -55,6 +57,7 @@ class PreparedImage(NamedTuple):
     tiles: Sequence[Tile] = ()
     photograph: Tensor | None = None
     box: Box = WHOLE
+    thumbnail: bytes | None = None
 
     @property
     def is_refined(self) -> bool:
@@ -117,6 +120,7 @@ class ImagePreparer:
         place: int | None = None,
         roi: Tensor | None = None,
         tile: str | int | None = None,
+        thumbnail: bool = False,
     ) -> PreparedImage:
         """Prepares one photograph.
 
@@ -133,6 +137,7 @@ class ImagePreparer:
                 `read_roi`.
             tile (`str` or `int`, *optional*): How a long or huge photograph is cut, see `plan_tiles`; by default it is
                 taken whole.
+            thumbnail (`bool`): Whether a small copy is kept, see `make_thumbnail`.
 
         Returns:
             [`PreparedImage`].
@@ -150,6 +155,8 @@ class ImagePreparer:
             inputs["reshaped_input_sizes"] = reshaped_input_sizes
         size = (photograph.height, photograph.width)
         prepared = PreparedImage(name, size, inputs, image_embeddings if refine else None, place, roi)
+        if thumbnail:
+            prepared = prepared._replace(thumbnail=make_thumbnail(photograph))
         side = features["pixel_values"].shape[-1]
         if tiles := plan_tiles(size, tile, side):
             # A copy: the photograph is the caller's

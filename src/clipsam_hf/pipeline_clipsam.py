@@ -28,6 +28,7 @@ from .patches_clipsam import read_roi
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
 from .references_clipsam import ClipSamReferences, agree_on_tile, take_references
+from .result_clipsam import ClipSamResult
 from .tiling_clipsam import check_tile
 
 
@@ -57,6 +58,7 @@ class _Row:
     prepared: PreparedImage | None = None
     prediction: Prediction | None = None
     error: str | None = None
+    thumbnail: bytes | None = None
 
 
 class ZeroShotAnomalySegmentationPipeline(Pipeline):
@@ -138,7 +140,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
                 bytes a pixel, 60 MB of a photograph of 12 megapixels: leave them out where many results are kept.
 
         Returns:
-            Per photograph a `dict`:
+            Per photograph a `dict` that shows itself in a notebook, as picture and table (with `return_maps=False`
+            or `as_json=True` as table alone), see [`ClipSamResult`]:
             `"score"` (`float`), the image's anomaly score in [0, 1];
             `"label"` (`"anomalous"`, `"normal"` or None) and `"is_anomalous"` (`bool` or None), the verdict: where a
             decision threshold holds, a photograph whose score is not above it is normal, and its mask and regions are
@@ -296,7 +299,9 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             return {name: parameters[name] for name in names if name in parameters}
 
         of_answer = chosen("as_json", "decision_threshold", "references", "refine", "return_maps", "threshold")
-        of_reading = chosen("class_name", "on_error", "refine", "roi_mask", "tile", "timeout")
+        of_reading = chosen(
+            "as_json", "class_name", "on_error", "refine", "return_maps", "roi_mask", "tile", "timeout"
+        )
         return of_reading, chosen("references"), of_answer
 
     def preprocess(  # type: ignore[override]
@@ -308,6 +313,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         tile: str | int | None = "auto",
         timeout: float | None = None,
         on_error: str = "raise",
+        return_maps: bool = True,
+        as_json: bool = False,
     ) -> dict[str, Any]:
         """Reads one photograph and makes the pixels of CLIP and, if SAM is to refine, of SAM."""
         try:
@@ -320,7 +327,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             roi = None if roi_mask is None else read_roi(roi_mask, timeout)
             prepare = ImagePreparer(self.processor)
             options = {"refine": refine, "timeout": timeout, "place": place, "roi": roi, "tile": tile}
-            row = _Row(prepare(item["image"], name, **options))
+            row = _Row(prepare(item["image"], name, **options, thumbnail=return_maps and not as_json))
         except (OSError, TypeError, ValueError) as error:
             if on_error == "raise":
                 raise
@@ -336,7 +343,10 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         inference = ClipSamInference(self.model, self.processor, self._texts)
         predictions = iter(inference.predict(readable, references) if readable else ())
         return {
-            "rows": [row if row.prepared is None else _Row(prediction=next(predictions)) for row in rows],
+            "rows": [
+                row if row.prepared is None else _Row(prediction=next(predictions), thumbnail=row.prepared.thumbnail)
+                for row in rows
+            ],
         }
 
     def postprocess(  # type: ignore[override]
@@ -354,7 +364,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         if row.prediction is None:
             names = ("score", "label", "is_anomalous", *(("anomaly_map", "mask") if return_maps else ()))
             empty = dict.fromkeys(names)
-            return {**empty, "regions": [], "error": row.error}
+            return ClipSamResult({**empty, "regions": [], "error": row.error})
 
         answer = make_answer(
             self.model.config,
@@ -371,13 +381,14 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             full_map, picture = answer.anomaly_map, Image.fromarray(answer.mask.astype(np.uint8) * np.uint8(255))
             maps["anomaly_map"] = _to_png((full_map * 65535).round().astype(np.uint16)) if as_json else full_map
             maps["mask"] = _to_png(picture) if as_json else picture
-        return {
+        values = {
             "score": answer.score,
             "label": answer.label,
             "is_anomalous": answer.is_anomalous,
             **maps,
             "regions": answer.regions,
         }
+        return ClipSamResult(values, thumbnail=row.thumbnail, size=row.prediction.size)
 
     def _explain_none(self) -> None:
         """Says once why photographs get no label."""

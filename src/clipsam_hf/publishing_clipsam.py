@@ -43,6 +43,7 @@ CODE_FILES = (
     "refinement_clipsam.py",
     "refiner_clipsam.py",
     "regions_clipsam.py",
+    "result_clipsam.py",
     "sam_attention_clipsam.py",
     "tiling_clipsam.py",
     "umci_clipsam.py",
