@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from browser import console_errors, open_browser, requested_urls
 from PIL import Image
-from test_prediction import checkpoint, files_of, model, predict, source  # noqa: F401
+from test_prediction import checkpoint, files_of, good, model, predict, source  # noqa: F401
 from typer.testing import CliRunner
 
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor, cli
@@ -27,6 +28,9 @@ from clipsam_hf.prediction import work as prediction_work
 from clipsam_hf.prediction.report import write_report
 from clipsam_hf.regions_clipsam import encode_rle
 
+
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"<!-- command: report -->\n```bash\n(.+?)\n```", re.DOTALL)
 
 Model = tuple[ClipSamForAnomalySegmentation, ClipSamProcessor]
 
@@ -227,15 +231,27 @@ def test_it_says_what_photographs_were_compared_with(tmp_path: Path, compared_wi
     assert words in texts and {"0.500", "a-model", "clipsam_hf 0.0.7"} <= set(texts)
 
 
-def test_the_commands(checkpoint: Path, source: Path, tmp_path: Path) -> None:  # noqa: F811
-    arguments = [str(source), "--class-name", "candle", "--model", str(checkpoint), "--output", str(tmp_path / "out")]
-    result = CliRunner().invoke(cli.app, ["predict", *arguments, "--device", "cpu", "--num-workers", "0", "--report"])
-    assert result.exit_code == 0, result.output
-    written = (tmp_path / "out" / "report.html").read_bytes()
-    (tmp_path / "out" / "report.html").unlink()
-    result = CliRunner().invoke(cli.app, ["report", str(tmp_path / "out")])
-    assert result.exit_code == 0 and (tmp_path / "out" / "report.html").read_bytes() == written
-    result = CliRunner().invoke(cli.app, ["report", str(source)])
+def test_the_commands_of_the_document(
+    checkpoint: Path,  # noqa: F811
+    source: Path,  # noqa: F811
+    good: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands = COMMAND.findall((ROOT / "docs" / "how-to" / "report.md").read_text(encoding="utf-8"))
+    first, second = (shlex.split(command)[1:] for command in commands)
+    monkeypatch.chdir(tmp_path)
+    source.rename("new")
+    assert good == tmp_path / "good"
+    options = ["--model", str(checkpoint), "--device", "cpu", "--num-workers", "0"]
+    result = CliRunner().invoke(cli.app, [*first, *options])
+    assert result.exit_code == 0 and "report.html" in result.stderr
+    report = tmp_path / "results" / "report.html"
+    written = report.read_bytes()
+    report.unlink()
+    result = CliRunner().invoke(cli.app, second)
+    assert result.exit_code == 0 and report.read_bytes() == written
+    result = CliRunner().invoke(cli.app, ["report", "new"])
     assert result.exit_code == 2 and "holds no finished run" in result.stderr
 
 
