@@ -87,7 +87,8 @@ def open_torch(folder: Path, threads: int, compiled: bool) -> Predict:
     """The package's own way to an answer: the score and the map at the photograph's size."""
     import torch
 
-    from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamInference, ClipSamProcessor
+    from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
+    from clipsam_hf.inference_clipsam import ClipSamInference
 
     torch.set_num_threads(threads)
     model = ClipSamForAnomalySegmentation.from_pretrained(folder).eval()
@@ -178,11 +179,11 @@ def export_all(model: str, keep: Path, data: list[Path]) -> dict[str, str]:
     return folders
 
 
-def measure(folders: dict[str, str], repeats: int, threads: int, count: int) -> None:
+def measure(folders: dict[str, str], names: list[str], repeats: int, threads: int, count: int) -> None:
     """Let the contestants take turns, and print a table of their medians."""
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(repeats):
-        for name in CONTESTANTS:
+        for name in names:
             asked = {"name": name, "folders": folders, "threads": threads, "count": count, "class_name": "object"}
             command = [sys.executable, __file__, "--run", json.dumps(asked)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -193,11 +194,11 @@ def measure(folders: dict[str, str], repeats: int, threads: int, count: int) -> 
         "first_cpu_s": "CPU s to the first answer",
         "mb": "peak MB",
     }
-    print("| runtime | " + " | ".join(columns.values()) + " | times torch | runs |")
+    print("| runtime | " + " | ".join(columns.values()) + " | times the first | runs |")
     print("|---" * (len(columns) + 3) + "|")
     medians = {name: {key: statistics.median(run[key] for run in runs[name]) for key in columns} for name in runs}
     for name, found in medians.items():
-        ratio = found["cpu_s"] / medians["torch"]["cpu_s"]
+        ratio = found["cpu_s"] / medians[names[0]]["cpu_s"]
         told = [f"{found[key]:.0f}" if key == "mb" else f"{found[key]:.3f}" for key in columns]
         print(f"| {name} | {' | '.join(told)} | {ratio:.2f} | {repeats} |", flush=True)
 
@@ -212,7 +213,8 @@ def compare_maps(folders: dict[str, str], data: list[Path], limit: int | None) -
     print("|---" * (5 + len(figures)) + "|")
     predictors = {name: open_contestant(name, folders, 1) for name in CONTESTANTS if name != "torch.compile"}
     for folder in data:
-        samples = list(AnomalyFolder(folder))[:limit]
+        samples = list(AnomalyFolder(folder))
+        samples = samples[:: max(1, len(samples) // (limit or len(samples)))]
         for refine in (False, True):
             metrics = {name: AnomalyMetrics(streaming=True) for name in predictors}
             largest, above, pixels = dict.fromkeys(predictors, 0.0), dict.fromkeys(predictors, 0), 0
@@ -240,8 +242,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--photographs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, help="contestants; the first is compared with")
     parser.add_argument("--data", type=Path, nargs="*", default=[])
-    parser.add_argument("--limit", type=int, help="photographs of each set")
+    parser.add_argument("--limit", type=int, help="about so many photographs of each set, evenly spread")
     parser.add_argument("--keep", type=Path, help="folder for the exports, taken from there if they are in it")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -251,7 +254,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folders = export_all(given.model, given.keep or Path(temporary), given.data)
         if given.repeats:
-            measure(folders, given.repeats, given.threads, given.photographs)
+            measure(folders, given.only or list(CONTESTANTS), given.repeats, given.threads, given.photographs)
         if given.data:
             compare_maps(folders, given.data, given.limit)
 

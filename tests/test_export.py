@@ -5,6 +5,8 @@
 import ast
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,9 +32,10 @@ from clipsam_hf.image_loading import ImageReadError, load_rgb
 from clipsam_hf.inference_clipsam import ClipSamInference
 from clipsam_hf.refinement_clipsam import RefinementOptions, merge_masks, resample_masks, resize_map
 from clipsam_hf.refiner_clipsam import prepare_photographs
-from clipsam_hf.regions_clipsam import Frame, build_prompts, describe_regions, relative_threshold
+from clipsam_hf.regions_clipsam import Frame, build_prompts, describe_regions, judge, relative_threshold
 
 
+ROOT = Path(__file__).parents[1]
 ALLOWED_PACKAGES = {"numpy", "onnxruntime", "PIL"}
 BLOCKER = """
 import sys
@@ -134,6 +137,17 @@ def test_relative_threshold_is_that_of_the_package() -> None:
         assert runner.relative_threshold(anomaly_map, 3.0) == pytest.approx(
             relative_threshold(anomaly_map, 3.0), abs=1e-12
         )
+
+
+@pytest.mark.parametrize("decision", [None, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("threshold", [0.2, 0.6, 0.95])
+def test_verdict_and_mask_are_those_of_the_package(threshold: float, decision: float | None) -> None:
+    final, rough = 0.5 * blobs(0), 0.9 * blobs(1)
+    for rough_map in (None, lambda: rough):
+        expected = judge(0.6, final, threshold, decision_threshold=decision, rough_anomaly_map=rough_map)
+        is_anomalous, mask = runner.judge(0.6, final, threshold, decision, rough_map)
+        assert is_anomalous is expected.is_anomalous
+        np.testing.assert_array_equal(mask, expected.mask)
 
 
 @pytest.mark.parametrize("merge", ["anomaly_weighted", "average", "sum_norm"])
@@ -277,6 +291,24 @@ def test_command_refuses_what_it_cannot_use(arguments: list[str], message: str, 
     assert (result.exit_code, message in result.output) == (2, True), result.output
 
 
+def test_documented_command_exports_what_it_says(
+    tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = (ROOT / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"<!-- command: export -->\n```bash\n(.+?)\n```", document, re.DOTALL)
+    program, *arguments = shlex.split(command)
+    assert program == "clipsam"
+    asked: list[Any] = []
+    monkeypatch.setattr("clipsam_hf.cli.export.load_model", lambda *_, **options: (tiny_model, options, "a model"))
+    monkeypatch.setattr("clipsam_hf.export.export_onnx", lambda *given, **options: asked.append((given, options)))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [*arguments, "--class-name", "screw", "--int8"])
+    assert (result.exit_code, result.output.partition(";")[0]) == (0, "written to exported")
+    options = {"references": None, "int8": True, "overwrite": False, "model_name": "a model"}
+    names = ["cookie", "screw"]
+    assert asked == [((tiny_model, {"dtype": "float32"}, Path("exported"), names), options)]
+
+
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no exported model"):
         runner.Runner(tmp_path)
@@ -322,7 +354,7 @@ def compare(
 ) -> None:
     """Photographs of odd sizes get the same answers, and different ones."""
     exported, maps = runner.Runner(folder, num_threads=1), []
-    for size in ((61, 97), (120, 33), (50, 50)):
+    for size in ((61, 97), (120, 63), (50, 50)):
         for refine in modes:
             expected, _ = ask_package(
                 model, processor, photograph(*size), "candle", refine=refine, references=references
@@ -376,6 +408,12 @@ def test_an_export_runs_where_there_is_no_torch(
     # What is damaged or not known is said
     (moved / "sam_decoder.onnx").write_bytes(b"")
     assert runner.Runner(moved).find_damaged_files() == ["sam_decoder.onnx"]
+    with pytest.raises(ValueError, match="sam_decoder.onnx cannot be loaded, see `--check`"):
+        runner.Runner(moved)._open("sam_decoder")
+    with pytest.warns(UserWarning, match="A photograph of 120x33 is looked at as a whole"):
+        exported.predict(photograph(120, 33), "candle", refine=False)
+    with pytest.raises(ValueError, match="`threshold` must lie in"):
+        exported.predict(photograph(), "candle", threshold=1.5)
     with pytest.raises(ValueError, match="holds the class names 'candle', 'object', got 'screw'"):
         exported.predict(photograph(), "screw")
 
@@ -449,6 +487,7 @@ def test_int8_replaces_an_export_and_a_failed_one_leaves_it(
 
 @slow_export
 @pytest.mark.skipif("CLIPSAM_DATA" not in os.environ, reason="CLIPSAM_DATA names no folder with real photographs")
+@pytest.mark.filterwarnings("ignore:A photograph of .* is looked at as a whole")
 def test_real_photographs_get_the_answers_of_the_embedded_checkpoint(tmp_path: Path) -> None:
     model = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).eval()
     processor = ClipSamProcessor.from_pretrained(EMBEDDED_CHECKPOINT)

@@ -132,9 +132,8 @@ def make_graph(name: str, model: Any, size: tuple[int, int], references: Any = N
         return Graph(_Localizer(model, references), inputs, outputs, dict.fromkeys(inputs, "batch_size"))
     side = config.sam_config.vision_config.image_size
     encoder, pixels = _SamEncoder(model), torch.zeros(2, 3, side, side)
-    # Their shapes without their values, which take seconds
-    weights = {key: each.to("meta") for key, each in encoder.state_dict().items()}
-    embeddings = torch.func.functional_call(encoder, weights, (pixels.to("meta"),))
+    with torch.no_grad():
+        embeddings = model.get_image_embeddings(pixels[:1])
     names = ["image_embeddings", "intermediate_embeddings"][: len(embeddings)]
     if name == "sam_encoder":
         return Graph(encoder, {"sam_pixel_values": pixels}, names, {"sam_pixel_values": "batch_size"})
@@ -145,7 +144,7 @@ def make_graph(name: str, model: Any, size: tuple[int, int], references: Any = N
     if config.prompt_type in ("box_and_points", "box"):
         prompts["input_boxes"] = torch.tensor([[0.0, 0.0, side / 2, side / 2]]).repeat(3, 1)
     decoder = _SamDecoder(model, len(embeddings), list(prompts))
-    given = {key: torch.zeros(1, *each.shape[1:]) for key, each in zip(names, embeddings, strict=True)}
+    given = dict(zip(names, embeddings, strict=True))
     return Graph(decoder, {**given, **prompts}, ["pred_masks", "iou_scores"], dict.fromkeys(prompts, "num_regions"))
 
 

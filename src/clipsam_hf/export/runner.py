@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mark defects in photographs with an exported ClipSAM: `python run.py photo.jpg --class-name cookie`.
 
-This one file needs onnxruntime, numpy and Pillow, and nothing else; it reads the folder that it lies in, which
-`clipsam export` wrote. Regions, prompts and merging are those of the package `clipsam_hf`, in numpy; its tests hold
-that both give the same answers. From Python:
+This one file needs Python 3.11, onnxruntime, numpy and Pillow, and nothing else; it reads the folder that it lies
+in, which `clipsam export` wrote. Regions, prompts and merging are those of the package `clipsam_hf`, in numpy; its
+tests hold that both give the same answers. From Python:
 
     from run import Runner
     result = Runner("folder").predict("photo.jpg", "cookie")
@@ -17,8 +17,10 @@ import hashlib
 import json
 import math
 import sys
+import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,10 @@ SETTINGS_NAME = "clipsam.json"
 # As in `image_loading.py`
 _MAX_PIXELS = 89_478_485
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
+
+# As in `tiling_clipsam.py`
+_LONGEST_ASPECT = 2.0
+_MOST_PIXELS = 16_000_000
 
 # As in `regions_clipsam.py`
 _ROUNDING = 1e-6
@@ -112,8 +118,12 @@ class Runner:
         """Return the files that are not what was exported, by their SHA-256."""
         damaged = []
         for name, digest in self.settings["files"].items():
-            path = self.folder / name
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            try:
+                with open(self.folder / name, "rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                found = None
+            if found != digest:
                 damaged.append(name)
         return damaged
 
@@ -139,10 +149,20 @@ class Runner:
             [`Result`].
 
         Raises:
-            ValueError: if the class name is unknown, or the photograph cannot be read.
+            ValueError: if the class name is unknown, a threshold is out of range, or the photograph cannot be read.
             OSError: if there is none.
         """
+        for name, value in (("threshold", threshold), ("decision_threshold", decision_threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
         photograph = read_photograph(image)
+        size = (photograph.height, photograph.width)
+        if max(size) > _LONGEST_ASPECT * min(size) or math.prod(size) > _MOST_PIXELS:
+            warnings.warn(
+                f"A photograph of {size[0]}x{size[1]} is looked at as a whole, where the package would look at tiles"
+                " too: small defects may be missed; crop it.",
+                stacklevel=2,
+            )
         rough_map, text_score = self.localize(photograph, class_name)
         final_map = self.refine(rough_map, photograph) if refine else rough_map
         own = self.settings["thresholds"]["refined" if refine else "rough"]
@@ -154,19 +174,9 @@ class Runner:
         decision_threshold = own["score"] if decision_threshold is None else decision_threshold
 
         score = self.score(rough_map if self.settings["score"]["of_rough_map"] else final_map, text_score)
-        size = (photograph.height, photograph.width)
         full_map = resize_map(final_map, size)
-        mask = full_map > threshold
-        is_anomalous = None if decision_threshold is None else score > decision_threshold
-        if is_anomalous is False:
-            mask = np.zeros_like(mask)
-        elif is_anomalous and is_default and not mask.any():
-            # SAM cannot veto a verdict silently
-            full_rough = resize_map(rough_map, size)
-            mask = full_rough > threshold
-            mask = mask if mask.any() else full_rough > decision_threshold
-        if is_anomalous:
-            is_anomalous = bool(mask.any())
+        full_rough = partial(resize_map, rough_map, size) if is_default else None
+        is_anomalous, mask = judge(score, full_map, threshold, decision_threshold, full_rough)
         regions = describe_regions(full_map, mask)
         return Result(score, is_anomalous, full_map, mask, regions, threshold, decision_threshold)
 
@@ -234,7 +244,11 @@ class Runner:
 
     def _open(self, name: str) -> Any:
         path = self.folder / f"{name}.onnx"
-        return onnxruntime.InferenceSession(str(path), self._options, providers=self._providers)
+        try:
+            return onnxruntime.InferenceSession(str(path), self._options, providers=self._providers)
+        except Exception as error:  # onnxruntime has a class of its own for each fault
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{path} cannot be loaded, see `--check`: {reason}") from error
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -379,6 +393,26 @@ def relative_threshold(anomaly_map: np.ndarray, deviations: float) -> float:
     spread = max(_DEVIATIONS_PER_MAD * np.median(np.abs(logits - median)), _SMALLEST_SPREAD)
     threshold = float(1 / (1 + np.exp(-(median + deviations * spread))))
     return threshold if threshold < 1 - _NEAR else 1.0
+
+
+def judge(
+    score: float,
+    anomaly_map: np.ndarray,
+    threshold: float,
+    decision_threshold: float | None,
+    rough_map: Callable[[], np.ndarray] | None,
+) -> tuple[bool | None, np.ndarray]:
+    """Return the verdict and the mask; SAM, after which `rough_map` was, cannot veto a verdict silently."""
+    mask = anomaly_map > threshold
+    if decision_threshold is None:
+        return None, mask
+    if not score > decision_threshold:
+        return False, np.zeros_like(mask)
+    if rough_map is not None and not mask.any():
+        rough = rough_map()
+        mask = rough > threshold
+        mask = mask if mask.any() else rough > decision_threshold
+    return bool(mask.any()), mask
 
 
 def build_prompts(
