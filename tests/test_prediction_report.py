@@ -448,7 +448,7 @@ def test_browser_filters(page: Any) -> None:
     css(page, "#search")[0].send_keys("x")
     assert paths(page) == [] and texts(page, "#shown") == ["Nothing matches."]
     buttons["All"].click()
-    css(page, "#search")[0].send_keys(Keys.CONTROL + "a", Keys.BACKSPACE)
+    css(page, "#search")[0].send_keys(Keys.CONTROL + "a", Keys.NULL, Keys.BACKSPACE)
     assert paths(page) == BY_SCORE
 
 
@@ -475,7 +475,7 @@ def test_browser_moves_the_threshold(page: Any) -> None:
     before = float(line.get_attribute("aria-valuenow"))
     press(page, Keys.ARROW_LEFT, Keys.PAGE_DOWN)
     assert float(line.get_attribute("aria-valuenow")) == pytest.approx(before - 0.055)
-    number.send_keys(Keys.CONTROL + "a", "0.6", Keys.ENTER)
+    number.send_keys(Keys.CONTROL + "a", Keys.NULL, "0.6", Keys.ENTER)
     assert verdicts.text == "2 of 6 would fail (33.3 %); the run's was 0.450."
     assert line.get_attribute("aria-valuetext") == "0.600"
     css(page, "#filters .anomalous")[0].click()
