@@ -44,7 +44,7 @@ def weights_in(cache: Path) -> list[Path]:
 
 
 def test_a_broken_connection_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the Hub's client raises in the middle of a file is no OSError, and not every caller in the library helps."""
+    """What the client of the Hub raises in the middle of a file is no OSError."""
 
     def break_off(*_: Any, **__: Any) -> Any:
         raise type("RemoteProtocolError", (Exception,), {"__module__": "httpx"})("peer closed connection")

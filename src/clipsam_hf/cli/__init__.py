@@ -9,6 +9,7 @@ Exit codes: 0, done; 1, `clipsam predict` could not read some of the photographs
 used, with one message that says what; anything else, interrupted, or a fault of ours with its traceback.
 """
 
+import errno
 import sys
 import warnings
 from typing import Annotated, Any
@@ -43,7 +44,14 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
-    app()
+    try:
+        app()
+    except OSError as error:
+        # What a command writes to files is explained where it does; this is what it prints, into a file on a full disk
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"error: cannot write the output: {error}", err=True)
+        sys.exit(2)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
