@@ -150,7 +150,9 @@ def describe(look: Look, row: dict[str, Any]) -> str:
     score, decision, count = row["score"], row["decision_threshold"], len(row["regions"])
     if decision is None:
         why = (
-            "One good photograph does not tell how good ones differ." if look.references else "No threshold is known."
+            "No threshold is known."
+            if look.references is None
+            else "One good photograph does not tell how they differ."
         )
         why += " Add good photographs, two at least, or set the decision threshold by hand."
     else:

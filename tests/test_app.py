@@ -38,7 +38,7 @@ class Page:
         from selenium.webdriver.support.ui import WebDriverWait
 
         ignored = [StaleElementReferenceException]
-        return WebDriverWait(self.chrome, 60, 0.1, ignored).until(lambda _: check())
+        return WebDriverWait(self.chrome, 200, 0.1, ignored).until(lambda _: check())
 
     def find(self, selector: str) -> list[Any]:
         found: list[Any] = self.chrome.find_elements("css selector", selector)

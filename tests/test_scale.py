@@ -4,6 +4,8 @@
 
 import io
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -58,6 +60,18 @@ def read_output(folder: Path) -> list[dict[str, Any]]:
         row for path in sorted(folder.glob("**/*.parquet")) for row in pyarrow.parquet.read_table(path).to_pylist()
     ]
     return sorted(rows, key=lambda row: str(row["path"]))
+
+
+@pytest.mark.parametrize("document", ["app", "scale"])
+def test_commands_of_the_document_are_understood(document: str) -> None:
+    text = (ROOT / "docs" / "how-to" / f"{document}.md").read_text(encoding="utf-8")
+    commands = re.findall(r"<!-- command: \w+ -->\n```bash\n(.+?)\n```", text, re.DOTALL)
+    assert len(commands) == {"app": 1, "scale": 2}[document]
+    for command in map(shlex.split, commands):
+        (place,) = [place for place, word in enumerate(command) if word.endswith(".py")]
+        code = (ROOT / command[place]).read_text(encoding="utf-8")
+        options = [word for word in command[place:] if word.startswith("--")]
+        assert options and all(f'"{option}"' in code for option in options)
 
 
 def rounded(value: Any) -> Any:
