@@ -22,7 +22,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from clipsam_hf import image_loading
-from clipsam_hf.image_loading import ImageReadError, load_rgb
+from clipsam_hf.image_loading import ImageReadError, find_photographs, load_rgb
 
 
 # 5 wide, 2 high, no two values alike: any transposition or channel swap shows.
@@ -478,3 +478,19 @@ def test_a_download_is_cut_at_the_size_limit(server, monkeypatch):
     monkeypatch.setattr(image_loading, "MAX_DOWNLOAD_BYTES", len(PNG) - 1)
     with pytest.raises(ImageReadError, match="larger than"):
         load_rgb(f"{server}/photo.png", timeout=30)
+
+
+def test_heic_is_read_where_the_plugin_is_and_named_where_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = np.full((32, 48, 3), 200, dtype=np.uint8)
+    path = tmp_path / "phone.heic"
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(path, quality=95)
+    assert np.abs(np.asarray(load_rgb(path)).astype(int) - pixels).max() < 8
+    assert find_photographs(tmp_path) == [path]
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [known for known in Image.ID if known != "HEIF"])
+    with pytest.raises(ImageReadError, match=r"is a HEIC photograph, .* pip install 'clipsam_hf\[heif\]'"):
+        load_rgb(path)
+    path.write_bytes(b"\0\0\0\x18ftypmp42")  # a film
+    with pytest.raises(ImageReadError, match="is not an image of a format that Pillow reads"):
+        load_rgb(path)

@@ -6,6 +6,7 @@ Importing the package registers the configuration, model and processor with tran
 `"zero-shot-anomaly-segmentation"` with `transformers.pipeline`, whose default model is the embedded `clipsam-tiny`.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
@@ -25,6 +26,11 @@ from .visualization_clipsam import overlay
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "clipsam-tiny"
 """Folder of the small checkpoint that ships with the package."""
+
+if find_spec("pillow_heif") is not None:  # the extra `heif`; workers that read photographs import the package too
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 AutoConfig.register("clipsam", ClipSamConfig, exist_ok=True)
 AutoModel.register(ClipSamConfig, ClipSamForAnomalySegmentation, exist_ok=True)

@@ -49,11 +49,16 @@ MAX_DOWNLOAD_BYTES = 256 * 2**20
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per pixel that cameras give: the depths that are told apart in images of 16 bits."""
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 """Endings of the files that count as photographs in a folder, in small letters."""
 
 # Pillow hands PostScript to an external interpreter: not a thing to do with a file from a stranger.
 _REFUSED_FORMATS = {"EPS"}
+
+# How HEIC files, as phones write them, begin behind the first four bytes; Pillow needs a plugin for them
+_HEIF_BEGINNINGS = {b"ftyp" + brand for brand in (b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevx", b"mif1")}
 
 # How PNG, JPEG, GIF, WebP and TIFF files begin in base64. Any other text that is no file is a mistyped path.
 _BASE64_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0AK")
@@ -272,7 +277,15 @@ def _open_image(file: IO[bytes], name: str, max_pixels: int) -> Iterator[Image.I
     Image.init()
     formats = [known for known in Image.ID if known not in _REFUSED_FORMATS]
     with _decoding(name, max_pixels):
-        opened = Image.open(file, formats=formats)
+        try:
+            opened = Image.open(file, formats=formats)
+        except UnidentifiedImageError as error:
+            file.seek(4)
+            if file.read(8) not in _HEIF_BEGINNINGS:
+                raise
+            raise ImageReadError(
+                f"{name} is a HEIC photograph, which Pillow reads with pillow-heif: pip install 'clipsam_hf[heif]'."
+            ) from error
     with opened:
         yield opened
 

@@ -89,6 +89,7 @@ class ClipSamPreTrainedModel(ClipSamCheckpointModel):
     _no_split_modules = ["ClipSamUmci"]
     # The head is small and its softmax over two texts sensitive: it stays in float32 beside half-precision backbones.
     _keep_in_fp32_modules_strict = ["umci"]
+    _keep_in_fp32_modules = ["umci"]  # where the library's quantizers look for what they leave alone
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
