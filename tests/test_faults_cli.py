@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line where terminals, pipes and disks are as they are: real processes, ended or starved from outside."""
 
+import io
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from test_calibrate_line import save_photographs
+from test_cli import call_main
 
 import clipsam_hf
 
@@ -36,15 +38,18 @@ def test_whoever_reads_one_line_gets_it_without_a_traceback(environment: dict[st
     assert len(run.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_no_error(environment: dict[str, str]) -> None:
     run = shell("{clipsam} >&-", environment)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-def test_a_full_disk_behind_the_output_is_one_sentence(environment: dict[str, str]) -> None:
-    run = shell("{clipsam} >/dev/full", environment)
-    assert run.returncode == 2
-    assert run.stderr == "error: cannot write the output: [Errno 28] No space left on device\n"
+def test_a_full_disk_behind_the_output_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdout = io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True)
+    assert call_main(stdout, monkeypatch) == 2
+    assert capsys.readouterr().err == "error: cannot write the output: [Errno 28] No space left on device\n"
 
 
 def predict(source: Path, checkpoint: Path, output: Path, *more: str) -> list[Any]:

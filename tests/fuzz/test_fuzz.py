@@ -16,7 +16,7 @@ EXAMPLES = int(os.environ.get("CLIPSAM_FUZZ_EXAMPLES", "0"))
 """Of each target; without it few, and the same ones in every run."""
 
 SETTINGS = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 20,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
