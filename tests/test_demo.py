@@ -3,7 +3,9 @@
 """`clipsam demo`: it runs without a checkout, and says in one sentence what a user can mend."""
 
 import os
+import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,12 +37,15 @@ def photo(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_without_arguments_it_finds_the_drawn_crack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_find_the_drawn_crack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
     monkeypatch.chdir(tmp_path)
-    result = run()
-    assert result.exit_code == 0, result.output
-    check_sample(result.stdout, tmp_path / "clipsam-demo.png")
+    document = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"<!-- command: install -->\n```bash\n(.+?)\n```", document, re.DOTALL)
+    shown, told = (CliRunner().invoke(app, shlex.split(line)[1:]) for line in block.splitlines())
+    assert shown.exit_code == told.exit_code == 0, shown.output + told.output
+    check_sample(shown.stdout, tmp_path / "demo.png")
+    assert told.stdout.startswith("clipsam-tiny: a ClipSAM\n")
 
 
 def check_sample(output: str, picture: Path) -> None:

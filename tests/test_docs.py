@@ -33,18 +33,20 @@ EVALUATE_MODULES = "clipsam_hf.metrics.evaluate_modules."
 
 SETUP = [
     "python3.11 -m venv --without-pip .venv &&",
-    "python3.11 -m pip --python .venv/bin/python install -c constraints.txt torch==2.13.0 &&",
+    "python3.11 -m pip --python .venv/bin/python install pip &&",
+    "source .venv/bin/activate &&",
+    "pip install -c constraints.txt torch==2.13.0 &&",
 ]
 COMMANDS = {
     "demo": [
         *SETUP,
-        'python3.11 -m pip --python .venv/bin/python install -c constraints.txt ".[demo]" &&',
-        ".venv/bin/python examples/quickstart.py",
+        'pip install -c constraints.txt ".[demo]" &&',
+        "clipsam demo",
     ],
     "test": [
         *SETUP,
-        'python3.11 -m pip --python .venv/bin/python install -c constraints.txt ".[tests]" &&',
-        ".venv/bin/python -m pytest -n 2",
+        'pip install -c constraints.txt ".[tests]" &&',
+        "python -m pytest -n 2",
     ],
 }
 
