@@ -216,7 +216,7 @@ def test_page_says_what_is_wrong_with_its_input(served: tuple[str, dict[str, int
         assert "Choose a photograph first" in page.read_message()
         page.upload(photograph)
         page.inspect()
-        assert "class_name" in page.read_message()
+        assert "class name must not be empty" in page.read_message()
         page.write_class_name("candle")
         page.upload(broken, several=True)
         page.inspect()

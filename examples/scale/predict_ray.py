@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fn_constructor_kwargs={"class_name": args.class_name, "refine": not args.no_refine},
         batch_size=args.batch_size,
         batch_format="numpy",
+        num_cpus=0,  # the pool's size says how many work; a CPU for each would leave a small machine none to read with
         num_gpus=1 if has_gpu else 0,
         compute=ray.data.ActorPoolStrategy(size=args.workers),
     )
