@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from .image_loading import load_rgb
 from .patches_clipsam import crop_roi, describe_photographs, mix_maps, score_compared
 from .processing_clipsam import check_class_name
+from .prompts_clipsam import build_sentences
 from .refinement_clipsam import resize_map
 from .regions_clipsam import relative_threshold
 from .result_clipsam import make_thumbnail
@@ -43,7 +44,8 @@ class PreparedImage(NamedTuple):
         roi (`torch.Tensor` of shape `(height, width)`, *optional*): bool; where to look in the whole photograph, at
             any size.
         tiles (`Sequence[Tile]`): What is looked at beside the whole, see `plan_tiles`.
-        photograph (`torch.Tensor` of shape `(height, width, 3)`, *optional*): uint8, where there are tiles.
+        photograph (`torch.Tensor` of shape `(height, width, 3)`, *optional*): uint8, where there are tiles, or where
+            it is wanted.
         box ([`Box`]): Of a tile, where it lies in its photograph.
         thumbnail (`bytes`, *optional*): The photograph, small, where it is to be shown.
     """
@@ -121,6 +123,7 @@ class ImagePreparer:
         roi: Tensor | None = None,
         tile: str | int | None = None,
         thumbnail: bool = False,
+        keep_photograph: bool = False,
     ) -> PreparedImage:
         """Prepares one photograph.
 
@@ -138,6 +141,7 @@ class ImagePreparer:
             tile (`str` or `int`, *optional*): How a long or huge photograph is cut, see `plan_tiles`; by default it is
                 taken whole.
             thumbnail (`bool`): Whether a small copy is kept, see `make_thumbnail`.
+            keep_photograph (`bool`): Whether the photograph is kept itself.
 
         Returns:
             [`PreparedImage`].
@@ -158,9 +162,12 @@ class ImagePreparer:
         if thumbnail:
             prepared = prepared._replace(thumbnail=make_thumbnail(photograph))
         side = features["pixel_values"].shape[-1]
-        if tiles := plan_tiles(size, tile, side):
+        tiles = plan_tiles(size, tile, side)
+        if tiles or keep_photograph:
             # A copy: the photograph is the caller's
-            return prepared._replace(tiles=tiles, photograph=torch.from_numpy(np.array(photograph)))
+            prepared = prepared._replace(photograph=torch.from_numpy(np.array(photograph)))
+        if tiles:
+            return prepared._replace(tiles=tiles)
         return prepared if roi is None else prepared._replace(roi=crop_roi(roi, (side, side)))
 
     def cut(self, image: PreparedImage, tile: Tile) -> PreparedImage:
@@ -213,21 +220,57 @@ class ClipSamInference:
         Raises:
             TypeError, ValueError: If it is no usable class name.
         """
-        processor, clip, device = self.processor, self.model.clip, self.model.device
-        words = (processor.normal_states, processor.abnormal_states, processor.prompt_templates)
+        processor = self.processor
+
+        @torch.no_grad()
+        def encode() -> Tensor:
+            inputs = processor(text=class_name, return_tensors="pt").to(self.model.device)
+            embeds: Tensor = self.model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
+            return embeds
+
+        return self._cached(encode, class_name, processor.normal_states, processor.abnormal_states)
+
+    def embed_states(self, class_name: str, states: Sequence[str]) -> Tensor:
+        """Embeds states of a class, such as `"{} with a scratch"`, each in all prompt templates, once likewise.
+
+        Args:
+            class_name (`str`): What photographs show.
+            states (`Sequence[str]`): Patterns with one `{}` for the class name.
+
+        Returns:
+            `torch.Tensor` of shape `(number of states, projection_dim)`: L2-normalised, on the model's device.
+
+        Raises:
+            TypeError, ValueError: If it is no usable class name, or a sentence is longer than CLIP reads.
+        """
+        name, tokenizer, device = check_class_name(class_name), self.processor.tokenizer, self.model.device
+
+        @torch.no_grad()
+        def encode() -> Tensor:
+            templates = self.processor.prompt_templates
+            sentences = build_sentences(name, states, templates)
+            tokens = tokenizer(sentences, padding="longest", return_tensors="pt").to(device)
+            if tokens["input_ids"].shape[1] > self.model.config.clip_config.text_config.max_position_embeddings:
+                raise ValueError(f"A sentence is longer than CLIP reads: {max(sentences, key=len)!r}.")
+            shape = (len(states), 1, len(templates), -1)
+            # As both classes; repeated sentences cost nothing
+            ids, mask = (tokens[key].reshape(shape).repeat(1, 2, 1, 1) for key in ("input_ids", "attention_mask"))
+            embeds: Tensor = self.model.get_text_embeddings(ids, mask)[:, 0]
+            return embeds
+
+        return self._cached(encode, name, states)
+
+    def _cached(self, encode: Callable[[], Tensor], *words: Any) -> Tensor:
+        """Text embeddings of these words, made by `encode` where nobody has."""
+        clip = self.model.clip
         text_tower = (*clip.text_model.parameters(), *clip.text_projection.parameters())
         # A write in place counts the version up, a move to another device or dtype changes the address. Only a write
         # through `.data` goes unseen.
         weights = tuple((weight.data_ptr(), _version_of(weight), weight.dtype, weight.device) for weight in text_tower)
-
-        @torch.no_grad()
-        def encode() -> Tensor:
-            inputs = processor(text=class_name, return_tensors="pt").to(device)
-            embeds: Tensor = self.model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
-            return embeds
-
-        key = (class_name, tuple(map(tuple, words)), weights, device)
-        return self.texts.get(self.model, key, encode)
+        given = tuple(each if isinstance(each, str) else tuple(each) for each in words)
+        return self.texts.get(
+            self.model, (*given, tuple(self.processor.prompt_templates), weights, self.model.device), encode
+        )
 
     @torch.no_grad()
     def encode(self, images: Sequence[PreparedImage]) -> list[tuple[Tensor, ...]]:

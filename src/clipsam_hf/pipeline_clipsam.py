@@ -19,11 +19,12 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .answers_clipsam import make_answer
+from .answers_clipsam import Answer, make_answer
 from .checkpoint_clipsam import check_backbones_are_public
 from .image_loading import find_photographs
 from .inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage, TextEmbeddingCache
 from .mutual_clipsam import MutualReferences
+from .naming_clipsam import check_defect_names, name_regions
 from .patches_clipsam import read_roi
 from .processing_clipsam import check_class_name, check_threshold, raise_if_unknown
 from .publishing_clipsam import TASK, push
@@ -39,6 +40,7 @@ CALL_PARAMETERS = (
     "batch_size",
     "class_name",
     "decision_threshold",
+    "defect_names",
     "num_workers",
     "on_error",
     "references",
@@ -58,7 +60,6 @@ class _Row:
     prepared: PreparedImage | None = None
     prediction: Prediction | None = None
     error: str | None = None
-    thumbnail: bytes | None = None
 
 
 class ZeroShotAnomalySegmentationPipeline(Pipeline):
@@ -128,6 +129,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
                 tile costs about as much as a photograph, see `plan_tiles`. References have their own `tile`;
                 photographs that are compared with each other are taken whole.
             refine (`bool`, defaults to `True`): Whether SAM refines CLIP's rough map.
+            defect_names (`Sequence[str]`, *optional*): Words for defects, such as `["scratch", "hole"]`: each region
+                gets the most similar one by CLIP, see `name_regions`. With small models it is little more than chance.
             batch_size (`int`, defaults to 1): Photographs per forward pass, whatever their sizes.
             timeout (`float`, *optional*): Seconds to wait for a URL's server; by default for ever.
             on_error (`"raise"` or `"skip"`, defaults to `"raise"`): With `"skip"`, a photograph that cannot be read
@@ -154,7 +157,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             map, the map before SAM is asked instead;
             `"regions"` (`list[dict]`), the parts of the mask by falling score, `{"box": {"xmin", "ymin", "xmax",
             "ymax"}, "score": float, "area": int}`: pixel edges (`xmax` and `ymax` are exclusive), mean of the map
-            inside, number of pixels.
+            inside, number of pixels; with `defect_names` also `"defect_name"`, `"defect_score"` (its probability among
+            the names) and `"defect_is_guess"` (`bool`), whether another name or none would do as well.
 
         Raises:
             TypeError: If a keyword is unknown, or an argument of the wrong type.
@@ -291,6 +295,8 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         if parameters.get("on_error", "raise") not in ("raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {parameters['on_error']!r}.")
         check_tile(parameters.get("tile"))
+        if parameters.get("defect_names") is not None:
+            check_defect_names(parameters["defect_names"])
         timeout = parameters.get("timeout")
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
             raise ValueError(f"`timeout` must be a positive number of seconds or None, got {timeout!r}.")
@@ -298,10 +304,9 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         def chosen(*names: str) -> dict[str, Any]:
             return {name: parameters[name] for name in names if name in parameters}
 
-        of_answer = chosen("as_json", "decision_threshold", "references", "refine", "return_maps", "threshold")
-        of_reading = chosen(
-            "as_json", "class_name", "on_error", "refine", "return_maps", "roi_mask", "tile", "timeout"
-        )
+        of_both = chosen("as_json", "defect_names", "refine", "return_maps")
+        of_answer = of_both | chosen("decision_threshold", "references", "threshold")
+        of_reading = of_both | chosen("class_name", "on_error", "roi_mask", "tile", "timeout")
         return of_reading, chosen("references"), of_answer
 
     def preprocess(  # type: ignore[override]
@@ -315,6 +320,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         on_error: str = "raise",
         return_maps: bool = True,
         as_json: bool = False,
+        defect_names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Reads one photograph and makes the pixels of CLIP and, if SAM is to refine, of SAM."""
         try:
@@ -326,8 +332,9 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             )
             roi = None if roi_mask is None else read_roi(roi_mask, timeout)
             prepare = ImagePreparer(self.processor)
-            options = {"refine": refine, "timeout": timeout, "place": place, "roi": roi, "tile": tile}
-            row = _Row(prepare(item["image"], name, **options, thumbnail=return_maps and not as_json))
+            options: dict[str, Any] = {"refine": refine, "timeout": timeout, "place": place, "roi": roi, "tile": tile}
+            options |= {"thumbnail": return_maps and not as_json, "keep_photograph": defect_names is not None}
+            row = _Row(prepare(item["image"], name, **options))
         except (OSError, TypeError, ValueError) as error:
             if on_error == "raise":
                 raise
@@ -343,10 +350,7 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         inference = ClipSamInference(self.model, self.processor, self._texts)
         predictions = iter(inference.predict(readable, references) if readable else ())
         return {
-            "rows": [
-                row if row.prepared is None else _Row(prediction=next(predictions), thumbnail=row.prepared.thumbnail)
-                for row in rows
-            ],
+            "rows": [row if row.prepared is None else _Row(row.prepared, next(predictions)) for row in rows],
         }
 
     def postprocess(  # type: ignore[override]
@@ -358,10 +362,11 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
         decision_threshold: float | None = None,
         references: Any = None,
         return_maps: bool = True,
+        defect_names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Brings one map to its photograph's size and reads score, verdict, mask and regions from it."""
         (row,) = _as_list(model_outputs["rows"])
-        if row.prediction is None:
+        if row.prepared is None or row.prediction is None:
             names = ("score", "label", "is_anomalous", *(("anomaly_map", "mask") if return_maps else ()))
             empty = dict.fromkeys(names)
             return ClipSamResult({**empty, "regions": [], "error": row.error})
@@ -386,9 +391,14 @@ class ZeroShotAnomalySegmentationPipeline(Pipeline):
             "label": answer.label,
             "is_anomalous": answer.is_anomalous,
             **maps,
-            "regions": answer.regions,
+            "regions": answer.regions if defect_names is None else self._name(row.prepared, answer, defect_names),
         }
-        return ClipSamResult(values, thumbnail=row.thumbnail, size=row.prediction.size)
+        return ClipSamResult(values, thumbnail=row.prepared.thumbnail, size=row.prediction.size)
+
+    def _name(self, prepared: PreparedImage, answer: Answer, defect_names: Sequence[str]) -> list[dict[str, Any]]:
+        """The regions with the names of their defects."""
+        inference = ClipSamInference(self.model, self.processor, self._texts)
+        return name_regions(inference, prepared, answer.regions, check_defect_names(defect_names))
 
     def _explain_none(self) -> None:
         """Says once why photographs get no label."""

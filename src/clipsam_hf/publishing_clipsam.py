@@ -34,6 +34,7 @@ CODE_FILES = (
     "loss_clipsam.py",
     "modeling_clipsam.py",
     "mutual_clipsam.py",
+    "naming_clipsam.py",
     "patches_clipsam.py",
     "pipeline_clipsam.py",
     "processing_clipsam.py",

@@ -45,6 +45,9 @@ def predict(
     refine: Annotated[bool, Option(help="Whether SAM refines CLIP's maps.")] = True,
     threshold: Annotated[float | None, Option(help="Of the map, in [0, 1]; by default the model's or line's.")] = None,
     decision_threshold: Annotated[float | None, Option(help="Of the score, for the verdict; likewise.")] = None,
+    defect_names: Annotated[
+        str | None, Option(help="Words for defects, with commas between: each region gets the most similar one.")
+    ] = None,
     save: Annotated[str, Option(help=f"Pictures of each photograph, with commas between: {', '.join(KINDS)}.")] = "",
     formats: Annotated[
         str, Option("--format", help=f"Of the rows, with commas between: {', '.join(FORMATS)}.")
@@ -82,6 +85,7 @@ def predict(
         chosen: dict[str, Any] = {"save": parse_list(save), "formats": parse_list(formats)}
         chosen |= {"refine": refine, "threshold": threshold, "decision_threshold": decision_threshold}
         chosen["tile"] = parse_tile(tile)
+        chosen["defect_names"] = None if defect_names is None else parse_list(defect_names)
         chosen |= {"report": report, "export": parse_list(",".join(export or ()))}
         check_request(**chosen)
         check_texts(compared_with, class_name)

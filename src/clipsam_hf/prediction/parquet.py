@@ -15,8 +15,11 @@ __all__ = ["row_schema", "write_parquet"]
 _ROWS_PER_GROUP = 1000
 
 
-def row_schema() -> Any:
+def row_schema(*, named: bool = False) -> Any:
     """Return the types of a row's columns.
+
+    Args:
+        named (`bool`): whether regions have the names of defects.
 
     Returns:
         `pyarrow.Schema`: names are those of `COLUMNS`.
@@ -31,7 +34,8 @@ def row_schema() -> Any:
     whole, real, text = pyarrow.int64(), pyarrow.float64(), pyarrow.string()
     box = pyarrow.struct([(edge, whole) for edge in ("xmin", "ymin", "xmax", "ymax")])
     outline = pyarrow.struct([("size", pyarrow.list_(whole)), ("counts", pyarrow.list_(whole))])
-    region = pyarrow.struct([("box", box), ("score", real), ("area", whole), ("outline", outline)])
+    names = [("defect_name", text), ("defect_score", real), ("defect_is_guess", pyarrow.bool_())] if named else []
+    region = pyarrow.struct([("box", box), ("score", real), ("area", whole), ("outline", outline), *names])
     columns = [
         ("path", text), ("width", whole), ("height", whole), ("score", real), ("label", text), ("threshold", real),
         ("decision_threshold", real), ("regions", pyarrow.list_(region)), ("error", text),
@@ -39,18 +43,19 @@ def row_schema() -> Any:
     return pyarrow.schema(columns)
 
 
-def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], *, named: bool = False) -> None:
     """Write rows to a file that appears when all are in it; a few at a time are in memory.
 
     Args:
         path (`Path`): of the file.
         rows (`Iterable[dict]`): as `make_row` makes them.
+        named (`bool`): whether regions have the names of defects.
 
     Raises:
         ImportError: if there is no pyarrow.
         OSError: if it cannot be written.
     """
-    schema = row_schema()
+    schema = row_schema(named=named)
     import pyarrow.parquet
 
     remaining = map(_as_utf8, rows)

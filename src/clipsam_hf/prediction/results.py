@@ -38,6 +38,8 @@ FORMATS = tuple(FILE_NAMES)
 COLUMNS = ("path", "width", "height", "score", "label", "threshold", "decision_threshold", "regions", "error")
 """Of a row."""
 
+_NUMBERS = ("width", "height", "score", "threshold", "decision_threshold")
+
 # With these a spreadsheet takes a text for a formula
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -154,6 +156,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
             and b"\0" not in os.fsencode(picture_name(row["path"]))
             and (row["error"] is None or isinstance(row["error"], str))
             and row["label"] in (None, "anomalous", "normal")
+            and all(isinstance(row[name], (int, float, type(None))) for name in _NUMBERS)
             and all(region.keys() >= {"box", "score", "area"} for region in row["regions"])
         )
     except (AttributeError, RecursionError, TypeError, ValueError):
@@ -178,7 +181,8 @@ def write_formats(folder: Path, formats: Iterable[str]) -> list[str]:
     if "csv" in formats:
         _write_csv(folder / FILE_NAMES["csv"], read_rows(source))
     if "parquet" in formats:
-        write_parquet(folder / FILE_NAMES["parquet"], read_rows(source))
+        named = any("defect_name" in region for row in read_rows(source) for region in row["regions"])
+        write_parquet(folder / FILE_NAMES["parquet"], read_rows(source), named=named)
     return [name for key, name in FILE_NAMES.items() if key == "jsonl" or key in formats]
 
 

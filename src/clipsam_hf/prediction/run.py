@@ -15,6 +15,7 @@ from ..evaluation.protocol import describe_settings
 from ..files import digest_json, digest_tensors, fingerprint
 from ..inference_clipsam import ClipSamInference
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from ..naming_clipsam import check_defect_names
 from ..patches_clipsam import read_roi
 from ..processing_clipsam import ClipSamProcessor, check_threshold
 from ..tiling_clipsam import check_tile
@@ -43,6 +44,7 @@ def predict_folder(
     refine: bool = True,
     threshold: float | None = None,
     decision_threshold: float | None = None,
+    defect_names: Sequence[str] | None = None,
     save: Sequence[str] = (),
     formats: Sequence[str] = ("csv", "jsonl"),
     report: bool = False,
@@ -77,6 +79,7 @@ def predict_folder(
         refine (`bool`): whether SAM refines the maps.
         threshold (`float`, *optional*): of the map, in [0, 1]; by default the pipeline's.
         decision_threshold (`float`, *optional*): of the score, likewise.
+        defect_names (`Sequence[str]`, *optional*): each region gets the most similar one, see `name_regions`.
         save (`Sequence[str]`): kinds of pictures, of `"overlay"`, `"heatmap"`, `"mask"` (8 bits) and `"map"` (16 bits,
             65535 is 1). They lie at `<kind>/<path of the photograph>.png`, see `picture_name`.
         formats (`Sequence[str]`): of `"csv"`, `"jsonl"` and `"parquet"`. JSON lines are always written.
@@ -110,7 +113,7 @@ def predict_folder(
         >>> [row["path"] for row in predicted.rows()]
         ['photo.png']
     """
-    settings = check_request(refine, threshold, decision_threshold, save, formats, tile, report, export)
+    settings = check_request(refine, threshold, decision_threshold, save, formats, tile, report, export, defect_names)
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
@@ -149,6 +152,7 @@ def check_request(
     tile: str | int | None = "auto",
     report: bool = False,
     export: Sequence[str] = (),
+    defect_names: Sequence[str] | None = None,
 ) -> Settings:
     """Refuse what cannot end well before anything is read or written; see `predict_folder`.
 
@@ -165,7 +169,8 @@ def check_request(
     check_exports(export)
     check_tile(tile)
     kinds = [kind for kind in KINDS if kind in save] + (list(PREVIEWS) if report else [])
-    return Settings(refine, threshold, decision_threshold, kinds, tile)
+    defect_names = None if defect_names is None else check_defect_names(defect_names)
+    return Settings(refine, threshold, decision_threshold, kinds, tile, defect_names)
 
 
 def _predict_pending(

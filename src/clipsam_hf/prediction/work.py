@@ -20,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..answers_clipsam import Answer, make_answer
 from ..image_loading import load_rgb
 from ..inference_clipsam import ClipSamInference, ImagePreparer, Prediction, PreparedImage
+from ..naming_clipsam import name_regions
 from ..visualization_clipsam import MAX_SIDE, heat_map, overlay
 from .names import PREVIEWS, picture_path
 from .previews import PREVIEW_SIDE, encode_preview
@@ -41,6 +42,7 @@ class Settings(NamedTuple):
     decision_threshold: float | None
     save: Sequence[str]
     tile: str | int | None = None
+    defect_names: Sequence[str] | None = None
 
 
 class ReadPhotograph(NamedTuple):
@@ -87,8 +89,14 @@ class PhotographReader(Dataset):
         name = self.names[place]
         try:
             photograph = load_rgb(self.root / name)
-            refine, tile = self.settings.refine, self.settings.tile
-            prepared = self.prepare(photograph, self.class_name, refine=refine, place=place, roi=self.roi, tile=tile)
+            options: dict[str, Any] = {
+                "refine": self.settings.refine,
+                "tile": self.settings.tile,
+                "roi": self.roi,
+                "place": place,
+            }
+            keep = self.settings.defect_names is not None
+            prepared = self.prepare(photograph, self.class_name, **options, keep_photograph=keep)
         except (OSError, ValueError) as error:
             return ReadPhotograph(name, error=f"{type(error).__name__}: {error}")
         if not {"overlay", "preview"} & set(self.settings.save):
@@ -132,7 +140,7 @@ def predict_share(
     batches = [list(places[start : start + batch_size]) for start in range(0, len(places), batch_size)]
     num_workers = min(num_workers, len(batches) - 1)
     loader = DataLoader(reader, batch_sampler=batches, collate_fn=list, num_workers=num_workers)
-    writer = _Writer(inference.model.config, references, reader.settings, output)
+    writer = _Writer(inference, references, reader.settings, output)
     with (
         output.open_rows(rank) as rows,
         tqdm(total=len(places), unit="image", disable=True if rank > 0 else None) as progress,
@@ -169,16 +177,16 @@ def _append_first(waiting: deque[Future[dict[str, Any]]], rows: RowFile, progres
 class _Writer:
     """Makes answer, pictures and row of a prediction; called in threads."""
 
-    def __init__(self, config: Any, references: Any, settings: Settings, output: OutputFolder) -> None:
-        self.config, self.references, self.settings, self.output = config, references, settings, output
+    def __init__(self, inference: ClipSamInference, references: Any, settings: Settings, output: OutputFolder) -> None:
+        self.inference, self.references, self.settings, self.output = inference, references, settings, output
 
     def write(self, photograph: ReadPhotograph, prediction: Prediction | None) -> dict[str, Any]:
         """Write the pictures and return the row."""
         if prediction is None:
             return make_error_row(photograph.name, str(photograph.error))
-        refine, threshold, decision_threshold, save, _ = self.settings
+        refine, threshold, decision_threshold, save, _, defect_names = self.settings
         answer = make_answer(
-            self.config,
+            self.inference.model.config,
             prediction,
             refine=refine,
             threshold=threshold,
@@ -186,6 +194,9 @@ class _Writer:
             references=self.references,
             outlines=True,
         )
+        if defect_names is not None and photograph.prepared is not None:
+            named = name_regions(self.inference, photograph.prepared, answer.regions, defect_names)
+            answer = answer._replace(regions=named)
         for kind in save:
             self._save(_paint(kind, answer, prediction, photograph.picture), kind, photograph.name)
         return make_row(photograph.name, prediction.size, answer)
