@@ -31,7 +31,7 @@ GROUND_FLOOR: dict[str, set[str]] = {
     "configuration_clipsam": {"refiner_clipsam"},
     "checkpoint_clipsam": {"publishing_clipsam", "refiner_clipsam"},
     "umci_clipsam": {"configuration_clipsam"},
-    "localizer_clipsam": {"configuration_clipsam", "umci_clipsam"},
+    "localizer_clipsam": {"configuration_clipsam", "sam_attention_clipsam", "umci_clipsam"},
     "modeling_clipsam": {
         "checkpoint_clipsam",
         "configuration_clipsam",

@@ -160,7 +160,7 @@ def take_values_for_queries_and_keys(clip: CLIPModel) -> None:
 
 def vv_maps(model: ClipSamForAnomalySegmentation, pixel_values: Tensor) -> tuple[list[Tensor], Any]:
     """Feature maps as tokens (batch, tokens, hidden), and CLIP's states."""
-    features = VvLocalizer(model.config).encode(model.clip, pixel_values)
+    features = VvLocalizer(model.config).encode(model.clip, pixel_values, whole=True)
     return [each.flatten(2).transpose(1, 2) for each in features.feature_maps], features.vision_outputs.hidden_states
 
 
@@ -341,3 +341,32 @@ def test_no_windows_leave_the_whole_image(tiny_config: ClipSamConfig) -> None:
     pixel_values, text_embeds = sample()
     outputs = model(pixel_values=pixel_values, text_embeds=text_embeds)
     assert_close(outputs.rough_anomaly_map, outputs.rough_anomaly_map[:, :1, :1].expand(-1, 32, 32))
+
+
+# --- No block is run that nobody reads
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "blocks"),
+    [
+        ("similarity", {"feature_layers": (1,)}, 1),
+        ("vv", {"feature_layers": (1, 2)}, 1),  # of the last block the values are enough
+        ("vv", {"feature_layers": (1,)}, 0),
+        ("similarity", {"feature_layers": (1,), "image_score": "text"}, 2),
+    ],
+)
+@torch.no_grad()
+def test_blocks_that_nobody_reads_are_not_run(
+    tiny_config: ClipSamConfig, kind: str, fields: dict[str, Any], blocks: int
+) -> None:
+    model = make_model(tiny_config, kind, **fields)
+    pixel_values, runs = sample()[0], []
+    whole = model.localizer.encode(model.clip, pixel_values, whole=True)
+    for block in model.clip.vision_model.encoder.layers:
+        block.mlp.register_forward_hook(lambda *_: runs.append(1))
+    features = model.localizer.encode(model.clip, pixel_values)
+    assert len(runs) == blocks
+    for one, other in zip(features.feature_maps, whole.feature_maps, strict=True):
+        assert torch.equal(one, other)
+    further = model.localizer.encode(model.clip, pixel_values, layers=[2]).vision_outputs.hidden_states[2]
+    assert torch.equal(further, whole.vision_outputs.hidden_states[2])

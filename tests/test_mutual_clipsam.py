@@ -130,13 +130,13 @@ def test_a_photograph_that_was_not_drawn_has_as_many_others(
     mutual = Folder(inference, six()).compare(tmp_path)
     assert len(mutual) == 4
     asked: list[int] = []
-    at = MutualReferences._at
+    at = MutualReferences._tokens_at
 
     def listed(self: MutualReferences, place: int, device: torch.device) -> Any:
         asked.append(place)
         return at(self, place, device)
 
-    monkeypatch.setattr(MutualReferences, "_at", listed)
+    monkeypatch.setattr(MutualReferences, "_tokens_at", listed)
     for place in range(6):
         asked.clear()
         mutual.compare(patches_of(inference, photograph(place)), (4, 4), [place])

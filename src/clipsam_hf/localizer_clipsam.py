@@ -8,14 +8,16 @@ the configuration. Objects hold settings and no weights: CLIP, and the head if t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_clipsam import ClipSamConfig
+from .sam_attention_clipsam import is_unwatched
 from .umci_clipsam import ClipSamUmci
 
 
@@ -25,7 +27,8 @@ class ImageFeatures(NamedTuple):
     Args:
         feature_maps (`tuple` of `torch.Tensor` of shape `(batch_size, channels, height, width)`): One per stage, on
             CLIP's token grid; cacheable.
-        vision_outputs (`ModelOutput`, *optional*): All that CLIP's vision tower answered.
+        vision_outputs (`ModelOutput`, *optional*): What CLIP's vision tower answered. If it was not asked for as a
+            whole, that is `hidden_states` alone, up to the last that is read, and `None` for those that are not.
     """
 
     feature_maps: tuple[Tensor, ...]
@@ -82,18 +85,34 @@ class Localizer:
         vision, last = clip.vision_model, max(self.config.feature_layers)
         return [vision.embeddings, vision.pre_layrnorm, *vision.encoder.layers[:last]]
 
-    def encode(self, clip: Any, pixel_values: Tensor, *, output_attentions: bool = False) -> ImageFeatures:
+    @property
+    def read_layers(self) -> set[int]:
+        """The states of CLIP's vision tower that `encode` reads, 0 before the first block; none later is computed."""
+        return set(self.config.feature_layers)
+
+    def encode(
+        self,
+        clip: Any,
+        pixel_values: Tensor,
+        *,
+        layers: Iterable[int] = (),
+        whole: bool = False,
+        output_attentions: bool = False,
+    ) -> ImageFeatures:
         """Computes the features of photographs.
 
         Args:
             clip (`CLIPModel`): The model's.
             pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Any size of at least one patch.
+            layers (`Iterable[int]`): Further states of the vision tower that the caller reads.
+            whole (`bool`): Whether the vision tower runs to its end and answers all that it can, which an
+                `image_score` of `"text"` needs and gets anyway.
             output_attentions (`bool`): Whether the vision tower returns its attention weights.
 
         Returns:
             [`ImageFeatures`]: Here the stages: outputs of the blocks `feature_layers`, class token dropped.
         """
-        outputs = _look(clip, pixel_values, output_attentions)
+        outputs = self._look(clip, pixel_values, layers, whole, output_attentions)
         grid = self._grid_of(pixel_values)
         return ImageFeatures(
             tuple(_to_map(outputs.hidden_states[layer], grid) for layer in self.config.feature_layers), outputs
@@ -142,6 +161,17 @@ class Localizer:
         rough = self.join_stages(F.interpolate(difference, covered, mode="bilinear"))  # (batch, *covered)
         # CLIP ignores the rest of a side that is no multiple of the patch size: its border value is repeated there
         return F.pad(rough, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
+
+    def _look(self, clip: Any, pixel_values: Tensor, layers: Iterable[int], whole: bool, attentions: bool) -> Any:
+        """CLIP's vision tower on pixels of any size, no further than is read."""
+        if whole or attentions or self.config.image_score == "text" or not is_unwatched([clip.vision_model]):
+            return clip.vision_model(
+                pixel_values,
+                interpolate_pos_encoding=True,
+                output_hidden_states=True,
+                output_attentions=attentions,
+            )
+        return see(clip, pixel_values, self.read_layers | set(layers))
 
     def _grid_of(self, pixel_values: Tensor) -> tuple[int, int]:
         """(height, width) of the token grid; CLIP ignores the rest of a side."""
@@ -224,13 +254,29 @@ class VvLocalizer(Localizer):
             clip.visual_projection,
         ]
 
-    def encode(self, clip: Any, pixel_values: Tensor, *, output_attentions: bool = False) -> ImageFeatures:
-        outputs = _look(clip, pixel_values, output_attentions)
-        grid, states = self._grid_of(pixel_values), outputs.hidden_states
+    @property
+    def _stages(self) -> list[tuple[int, int]]:
+        """The first state and the last block of each stage."""
         borders = [0, *self.config.feature_layers]
-        stages = list(zip(borders, borders[1:], strict=False))[-self.config.vv_num_stages :]
+        return list(zip(borders, borders[1:], strict=False))[-self.config.vv_num_stages :]
+
+    @property
+    def read_layers(self) -> set[int]:
+        return {layer for first, last in self._stages for layer in range(first, last)}
+
+    def encode(
+        self,
+        clip: Any,
+        pixel_values: Tensor,
+        *,
+        layers: Iterable[int] = (),
+        whole: bool = False,
+        output_attentions: bool = False,
+    ) -> ImageFeatures:
+        outputs = self._look(clip, pixel_values, layers, whole, output_attentions)
+        grid, states = self._grid_of(pixel_values), outputs.hidden_states
         maps = []
-        for first, last in stages:
+        for first, last in self._stages:
             total = states[first] if self.config.vv_residual else torch.zeros_like(states[first])
             for block, state in zip(clip.vision_model.encoder.layers[first:last], states[first:last], strict=True):
                 total = total + _attend_by_value(block.self_attn, block.layer_norm1(state))  # (batch, 1 + n, hidden)
@@ -280,8 +326,17 @@ class WindowsLocalizer(Localizer):
         towards_texts = [vision.post_layernorm, clip.visual_projection]
         return [vision.embeddings, vision.pre_layrnorm, *vision.encoder.layers, *towards_texts]
 
-    def encode(self, clip: Any, pixel_values: Tensor, *, output_attentions: bool = False) -> ImageFeatures:
-        outputs = _look(clip, pixel_values, output_attentions)
+    def encode(
+        self,
+        clip: Any,
+        pixel_values: Tensor,
+        *,
+        layers: Iterable[int] = (),
+        whole: bool = False,
+        output_attentions: bool = False,
+    ) -> ImageFeatures:
+        # The class token of the whole image comes from the last block
+        outputs = self._look(clip, pixel_values, layers, True, output_attentions)
         grid, tokens = self._grid_of(pixel_values), outputs.hidden_states[0]
         maps = [self._encode_windows(clip, tokens, self._windows_of(size, grid)) for size in self.config.window_sizes]
         whole = _Windows(grid, grid, [0], [0])
@@ -356,14 +411,24 @@ class _Windows(NamedTuple):
         return _log_mean_exp(covering, dim=3)
 
 
-def _look(clip: Any, pixel_values: Tensor, output_attentions: bool) -> Any:
-    """CLIP's vision tower on pixels of any size, with all its states."""
-    return clip.vision_model(
-        pixel_values,
-        interpolate_pos_encoding=True,
-        output_hidden_states=True,
-        output_attentions=output_attentions,
-    )
+def see(clip: Any, pixel_values: Tensor, layers: Collection[int]) -> BaseModelOutput:
+    """Runs CLIP's vision tower on pixels of any size as far as its states are read.
+
+    Args:
+        clip (`CLIPModel`): The model's.
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Any size of at least one patch.
+        layers (`Collection[int]`): Which states are read: those after so many blocks. At least one.
+
+    Returns:
+        `BaseModelOutput`: With `hidden_states` up to the last of them, `None` for those that are not read.
+    """
+    vision = clip.vision_model
+    hidden = vision.pre_layrnorm(vision.embeddings(pixel_values, interpolate_pos_encoding=True))
+    states = [hidden if 0 in layers else None]
+    for number, block in enumerate(vision.encoder.layers[: max(layers)], start=1):
+        hidden = block(hidden, None)
+        states.append(hidden if number in layers else None)
+    return BaseModelOutput(hidden_states=tuple(states))
 
 
 def _to_map(states: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -407,4 +472,5 @@ __all__ = [
     "UmciLocalizer",
     "VvLocalizer",
     "WindowsLocalizer",
+    "see",
 ]

@@ -22,7 +22,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_training_set, is_of_head, load_backbone
 from .configuration_clipsam import ClipSamConfig
-from .localizer_clipsam import LOCALIZERS, ImageFeatures
+from .localizer_clipsam import LOCALIZERS
 from .loss_clipsam import anomaly_segmentation_loss
 from .refinement_clipsam import Refinement, RefinementOptions, refine_map, score_map
 from .refiner_clipsam import find_refiner
@@ -350,7 +350,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         Returns:
             Per stage (batch_size, hidden_size, height / patch_size, width / patch_size), sizes rounded down.
         """
-        return self._encode_image(pixel_values).feature_maps
+        return self._take_features(pixel_values, None)[0]
 
     def get_image_embeddings(self, sam_pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Computes the refiner's image embeddings, the part of the refinement that can be cached.
@@ -364,16 +364,13 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         """
         return self.refiner.encode(self.sam, sam_pixel_values)
 
-    def _encode_image(self, pixel_values: Tensor, *, output_attentions: bool = False) -> ImageFeatures:
-        with self._backbone_grad():
-            return self.localizer.encode(self.clip, pixel_values, output_attentions=output_attentions)
-
     def _take_features(
-        self, pixel_values: Tensor | None, feature_maps: tuple[Tensor, ...] | None, output_attentions: bool
+        self, pixel_values: Tensor | None, feature_maps: tuple[Tensor, ...] | None, **wanted: bool
     ) -> tuple[tuple[Tensor, ...], Any, torch.Size]:
         """Features, what CLIP's vision tower answered, and (height, width) of CLIP's pixels: of whichever is given."""
         if feature_maps is None and pixel_values is not None:
-            return *self._encode_image(pixel_values, output_attentions=output_attentions), pixel_values.shape[-2:]
+            with self._backbone_grad():
+                return *self.localizer.encode(self.clip, pixel_values, **wanted), pixel_values.shape[-2:]
         if feature_maps is not None and pixel_values is None:
             patch_size = self.config.clip_config.vision_config.patch_size
             return feature_maps, None, torch.Size(patch_size * side for side in feature_maps[0].shape[-2:])
@@ -524,7 +521,9 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             raise ValueError("Give either `input_ids` or `text_embeds`: the sentences, or their embeddings.")
 
         # 2. The localizer's features
-        feature_maps, vision_outputs, size = self._take_features(pixel_values, feature_maps, bool(output_attentions))
+        wanted = {"whole": output_hidden_states not in (None, []) and output_hidden_states is not False}
+        wanted["output_attentions"] = bool(output_attentions)
+        feature_maps, vision_outputs, size = self._take_features(pixel_values, feature_maps, **wanted)
         text_embeds = text_embeds.to(feature_maps[0].device).expand(len(feature_maps[0]), -1, -1)
 
         # 3. Where is it? The localizer

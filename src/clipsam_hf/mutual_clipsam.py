@@ -41,6 +41,9 @@ _SETTINGS_NAME = "mutual.json"
 MIXTURE_COUNT = 6
 """Of fewer photographs nothing can be said about groups."""
 
+# Of the others' averaged neighbourhoods so much is kept, at full size those of 64; what is beyond is averaged anew
+_KEPT_BYTES = 2**31
+
 # Two groups of photographs this far apart are two products
 _MIXED_SILHOUETTE = 0.6
 
@@ -124,6 +127,8 @@ class MutualReferences:
         self.fingerprint, self.scale = dict(fingerprint), scale
         self.fraction, self.text_weight, self.region_threshold = fraction, text_weight, region_threshold
         self._loaded: dict[int, list[Tensor]] = {}
+        self._averaged: dict[int, list[Tensor]] = {}
+        self._averaged_bytes = 0
 
     def __len__(self) -> int:
         """Number of photographs that all are compared with."""
@@ -204,6 +209,8 @@ class MutualReferences:
     def forget(self) -> None:
         """Leaves the descriptions to the disk; they are read again when they are needed."""
         self._loaded.clear()
+        self._averaged.clear()
+        self._averaged_bytes = 0
 
     def _measure_scale(self, device: torch.device) -> None:
         """What distances are usual: of those that all are compared with, among themselves."""
@@ -223,22 +230,29 @@ class MutualReferences:
         mean: np.ndarray = self._at(place, device)[-1].float().mean(dim=(0, 2, 3)).cpu().numpy()
         return mean
 
+    def _tokens_at(self, place: int, device: torch.device) -> list[Tensor]:
+        """Per block each neighbourhood (height * width, hidden_size), L2-normalised, in half precision."""
+        if place in self._averaged:
+            return self._averaged[place]
+        maps = [each.float() for each in self._at(place, device)]
+        sides = self.fingerprint["reference_neighbourhoods"]
+        tokens = [each[0].half() for each in average_neighbourhoods(maps, sides)]
+        size = sum(each.nbytes for each in tokens)
+        if self._averaged_bytes + size <= _KEPT_BYTES:
+            self._averaged[place] = tokens
+            self._averaged_bytes += size
+        return tokens
+
     def _distances(self, patches: Sequence[Tensor], place: int | None) -> Tensor:
         """(height, width): of a photograph to the others, its own description left out."""
         others = [other for other in self.places if other != place][: max(1, len(self.places) - 1)]
-        device, sides = patches[0].device, self.fingerprint["reference_neighbourhoods"]
         count = max(1, round(self.fraction * len(others)))
-        total = torch.zeros(patches[0].shape[-2:], device=device).flatten()
-        for block, patch in enumerate(patches):
-            for side in sides:
-                # One of the others at a time: the memory does not grow with their number
-                (tokens,) = average_neighbourhoods([patch], [side])  # (1, tokens, hidden)
-                entries = (
-                    average_neighbourhoods([self._at(other, device)[block].float()], [side]) for other in others
-                )
-                nearest = torch.stack([find_nearest(tokens[0], each[0]) for (each,) in entries])  # (others, tokens)
-                total += nearest.topk(count, dim=0, largest=False).values.mean(dim=0)
-        return (total / (len(patches) * len(sides))).unflatten(0, patches[0].shape[-2:])
+        own = [each[0] for each in average_neighbourhoods(patches, self.fingerprint["reference_neighbourhoods"])]
+        # One of the others at a time: the memory of a search does not grow with their number
+        entries = (self._tokens_at(other, patches[0].device) for other in others)
+        nearest = torch.stack([torch.stack(list(map(find_nearest, own, each))) for each in entries])
+        lowest = nearest.topk(count, dim=0, largest=False).values  # (count, blocks * neighbourhoods, tokens)
+        return lowest.mean(dim=(0, 1)).unflatten(0, patches[0].shape[-2:])
 
     def compare(
         self, patches: Sequence[Tensor], size: Sequence[int], places: Sequence[int | None] | None = None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .image_loading import load_rgb
-from .localizer_clipsam import Localizer
+from .localizer_clipsam import see
 from .refinement_clipsam import score_map
 from .tiling_clipsam import WHOLE, Box
 
@@ -60,19 +60,23 @@ def describe_photographs(
         ValueError: If texts are given and the localizer's head is not trained.
     """
     config, size = model.config, pixel_values.shape[-2:]
-    localizer = Localizer(config) if text_embeds is None else model.localizer
-    features = localizer.encode(model.clip, pixel_values)
-    states, blocks = features.vision_outputs.hidden_states, model.clip.vision_model.encoder.layers
+    layers = config.reference_layers or config.feature_layers
+    feature_maps, outputs = (
+        (None, see(model.clip, pixel_values, layers))
+        if text_embeds is None
+        else model.localizer.encode(model.clip, pixel_values, layers=layers)
+    )
+    states, blocks = outputs.hidden_states, model.clip.vision_model.encoder.layers
     patch_size = config.clip_config.vision_config.patch_size
     patches = []
-    for layer in config.reference_layers or config.feature_layers:
+    for layer in layers:
         norm = blocks[layer].layer_norm1 if layer < len(blocks) else model.clip.vision_model.post_layernorm
         tokens = norm(states[layer][:, 1:]).float().transpose(1, 2)  # (batch, hidden, tokens)
         patches.append(tokens.unflatten(2, (size[0] // patch_size, size[1] // patch_size)))
     if text_embeds is None:
         return patches, None
     model.check_trained()
-    return patches, model(feature_maps=features.feature_maps, text_embeds=text_embeds).rough_anomaly_map
+    return patches, model(feature_maps=feature_maps, text_embeds=text_embeds).rough_anomaly_map
 
 
 def mix_maps(compared: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
@@ -133,7 +137,11 @@ def average_neighbourhoods(feature_maps: Sequence[Tensor], sides: Sequence[int])
     tokens = []
     for feature_map in feature_maps:
         for side in sides:
-            averaged = F.avg_pool2d(feature_map, side, stride=1, padding=side // 2, count_include_pad=False)
+            averaged = feature_map
+            # Down and then across: a square's mean is the mean of its rows' means
+            for kernel in ((side, 1), (1, side)) if side > 1 else ():
+                padding = (kernel[0] // 2, kernel[1] // 2)
+                averaged = F.avg_pool2d(averaged, kernel, stride=1, padding=padding, count_include_pad=False)
             tokens.append(F.normalize(averaged.flatten(2).transpose(1, 2), dim=-1))
     return tokens
 
@@ -154,12 +162,14 @@ def find_nearest(tokens: Tensor, memory: Tensor) -> Tensor:
         >>> find_nearest(torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
         tensor([0.0000, 0.2000])
     """
-    queries = tokens.flatten(0, -2).float()  # (num_tokens, channels)
+    # An accelerator multiplies halves as they are and adds up in float32; a CPU would be slower with them
+    precision = torch.float32 if tokens.device.type == "cpu" else memory.dtype
+    queries = tokens.flatten(0, -2).to(precision)  # (num_tokens, channels)
     highest = torch.full((len(queries),), -torch.inf, device=queries.device)
     step = max(1, _BLOCK // max(len(queries), 1))
     for start in range(0, len(memory), step):
-        cosines = queries @ memory[start : start + step].float().T  # (num_tokens, step)
-        highest = torch.maximum(highest, cosines.amax(dim=1))
+        cosines = queries @ memory[start : start + step].to(precision).T  # (num_tokens, step)
+        highest = torch.maximum(highest, cosines.amax(dim=1).float())
     return (1 - highest).clamp(min=0).reshape(tokens.shape[:-1])
 
 

@@ -61,7 +61,7 @@ def can_encode(encoder: Any) -> bool:
         side = layer.window_size or encoder.config.image_size // encoder.config.patch_size
         if not attention.use_rel_pos or {len(attention.rel_pos_h), len(attention.rel_pos_w)} != {2 * side - 1}:
             return False
-    return _is_unwatched([encoder, *encoder.layers, *(layer.attn for layer in encoder.layers)])
+    return is_unwatched([encoder, *encoder.layers, *(layer.attn for layer in encoder.layers)])
 
 
 @torch.no_grad()
@@ -212,7 +212,7 @@ def can_decode(sam: Any, num_tokens: int) -> bool:
     plain = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d, nn.ModuleList, nn.GELU, nn.ReLU)
     modules = list(decoder.modules())
     are_known = all(type(each) in plain or type(each).__module__ in (*_LIBRARY, _ACTIVATIONS) for each in modules)
-    return are_known and _is_unwatched([sam, *modules])
+    return are_known and is_unwatched([sam, *modules])
 
 
 @torch.no_grad()
@@ -377,8 +377,15 @@ def _is_library(module: Any, *names: str) -> bool:
     return kind.__module__ in _LIBRARY and kind.__name__.removeprefix("SamHQ").removeprefix("Sam") in names
 
 
-def _is_unwatched(modules: Iterable[Any]) -> bool:
-    """Whether calling what is inside some modules, and not them, goes unnoticed."""
+def is_unwatched(modules: Iterable[Any]) -> bool:
+    """Tells whether nobody notices when what is inside some modules is called in the place of themselves.
+
+    Args:
+        modules (`Iterable[nn.Module]`): Any.
+
+    Returns:
+        `bool`: Whether they have neither hooks nor a forward of their own, and nothing is being exported or compiled.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return False
     return not any(
@@ -391,4 +398,4 @@ def _is_unwatched(modules: Iterable[Any]) -> bool:
     )
 
 
-__all__ = ["can_decode", "can_encode", "decode_prompts", "encode_photographs"]
+__all__ = ["can_decode", "can_encode", "decode_prompts", "encode_photographs", "is_unwatched"]
