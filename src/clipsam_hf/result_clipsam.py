@@ -68,7 +68,7 @@ class ClipSamResult(dict[str, Any]):
         assert self._thumbnail is not None
         photograph = Image.open(io.BytesIO(self._thumbnail))
         small = np.asarray(Image.fromarray(self["anomaly_map"]).resize(photograph.size, Image.Resampling.BOX))
-        shown = {name: self.get(name) for name in ("score", "label", "regions")}
+        shown: dict[str, Any] = {name: self.get(name) for name in ("score", "label", "regions")}
         return _encode(overlay(photograph, small, size=self._size, **shown), _MAX_BYTES)
 
 
