@@ -56,7 +56,7 @@ def export_onnx(
         references ([`ClipSamReferences`], *optional*): what photographs are compared with; they become part of the
             first graph, and `class_names` may be empty.
         int8 (`bool`): whether the matrices of the first two graphs are stored as int8; docs/how-to/export.md says
-            what that costs.
+            what that costs, which is a lot with the embedded checkpoint.
         overwrite (`bool`): whether an earlier export in the folder may be replaced.
         model_name (`str`, *optional*): noted in `clipsam.json`.
 
