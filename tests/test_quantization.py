@@ -8,6 +8,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from clipsam_hf import ClipSamForAnomalySegmentation
+from clipsam_hf.sam_attention_clipsam import can_decode
 
 
 def test_the_head_is_none_of_the_layers_that_are_converted(tiny_model: ClipSamForAnomalySegmentation) -> None:
@@ -17,6 +18,18 @@ def test_the_head_is_none_of_the_layers_that_are_converted(tiny_model: ClipSamFo
     converted = {name for name in layers if should_convert_module(name, left)}
     assert {name.partition(".")[0] for name in layers} == {"clip", "sam", "umci"}
     assert converted == {name for name in layers if not name.startswith("umci.")}
+
+
+class OtherTensor(torch.Tensor):
+    """Stands for torchao's: weights of another kind in the library's own modules."""
+
+
+def test_weights_of_another_kind_are_left_to_the_library(tiny_model: ClipSamForAnomalySegmentation) -> None:
+    sam = tiny_model.eval().sam
+    assert can_decode(sam, 4)
+    layer = sam.mask_decoder.transformer.layers[0].self_attn.q_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(OtherTensor))
+    assert not can_decode(sam, 4)
 
 
 @pytest.mark.slow

@@ -212,7 +212,9 @@ def can_decode(sam: Any, num_tokens: int) -> bool:
     plain = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d, nn.ModuleList, nn.GELU, nn.ReLU)
     modules = list(decoder.modules())
     are_known = all(type(each) in plain or type(each).__module__ in (*_LIBRARY, _ACTIVATIONS) for each in modules)
-    return are_known and is_unwatched([sam, *modules])
+    # torchao's weights are tensors of another kind in the library's own modules
+    are_plain = all(type(each) is nn.Parameter for each in decoder.parameters())
+    return are_known and are_plain and is_unwatched([sam, *modules])
 
 
 @torch.no_grad()
