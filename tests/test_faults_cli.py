@@ -72,7 +72,7 @@ def test_a_locale_without_unicode_reads_and_writes_any_name(
 ) -> None:
     source = save_photographs(tmp_path / "in", 2)
     (source / "000.png").rename(source / "Plättchen.png")
-    (source / "001.png").rename(os.path.join(os.fsencode(source), b"\xff.png"))
+    (source / "001.png").rename(source / os.fsdecode(b"\xff.png"))
     poor = {**environment, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     output = tmp_path / "out"
     run = subprocess.run(
@@ -93,7 +93,12 @@ def test_ctrl_c_leaves_rows_that_a_second_run_goes_on_with(
 ) -> None:
     source = save_photographs(tmp_path / "in", 80)
     process = subprocess.Popen(
-        predict(source, trained_checkpoint, tmp_path / "out"), env=environment, stderr=subprocess.PIPE, text=True
+        predict(source, trained_checkpoint, tmp_path / "out"),
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in the background deaf to it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     rows, end = tmp_path / "out" / "predictions.state" / "rows-0000.jsonl", time.monotonic() + 300
     while not (rows.exists() and rows.stat().st_size) and time.monotonic() < end:
