@@ -158,3 +158,11 @@ def test_runs_that_are_killed_at_any_time_end_as_one(model: Model, tmp_path: Pat
     predict(model, tmp_path / "in", tmp_path / "out", resume=True, **options)
     assert kills >= 2, "the machine is too fast for this test"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_while_it_began_goes_on(model: Model, source: Path, tmp_path: Path) -> None:
+    """All that is there is the half of a protocol, beside its place; found by killing at any time."""
+    (tmp_path / "out" / "predictions.state").mkdir(parents=True)
+    (tmp_path / "out" / ".predictions.protocol.json.4711").write_text('{"command": "clip')
+    assert predict(model, source, tmp_path / "out", resume=True).total == 4
+    assert not any(name.startswith(".") for name in contents(tmp_path / "out"))

@@ -31,6 +31,8 @@ COMMAND = "clipsam predict"
 # All begin alike: in a folder that holds other files too, none of those is touched
 _PROTOCOL_NAME = "predictions.protocol.json"
 _STATE_NAME = "predictions.state"
+# What `open_atomically` has not brought into place
+_UNFINISHED = ".predictions."
 _BLOCK = 2**16
 
 
@@ -97,8 +99,9 @@ class OutputFolder:
         for name in (_PROTOCOL_NAME, _STATE_NAME):
             if (self.folder / name).is_symlink():
                 raise FileExistsError(f"{str(self.folder / name)!r} is a link; nothing is written through it")
-        # A run that could not even write its protocol leaves an empty state
-        if overwrite or not self.folder.is_dir() or {path.name for path in self.folder.iterdir()} <= {_STATE_NAME}:
+        # A run that could not even write its protocol leaves an empty state, and if it was killed half a file
+        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if overwrite or {name for name in names if not name.startswith(_UNFINISHED)} <= {_STATE_NAME}:
             return
         if self.read_protocol() is None:
             raise FileExistsError(
@@ -125,6 +128,8 @@ class OutputFolder:
         """
         self.check(overwrite=overwrite, resume=resume)
         protocol = json.loads(json.dumps(protocol))
+        for path in self.folder.glob(f"{_UNFINISHED}*"):
+            path.unlink()
         if overwrite:
             self._remove_results()
         earlier = self.read_protocol()
