@@ -51,12 +51,13 @@ def test_first_blocks_can_be_kept_alone() -> None:
 
 
 @torch.no_grad()
-def test_post_layer_norm_is_how_the_next_block_begins() -> None:
+@pytest.mark.parametrize("num_layers", [2, 3])
+def test_post_layer_norm_is_what_comes_after_the_last_block(num_layers: int) -> None:
     pixels, dinov2 = torch.randn(1, 3, 32, 32), make_dinov2()
-    clip = to_clip_vision(dinov2, num_layers=2)
-    state = dinov2(pixels, output_hidden_states=True).hidden_states[2][:, 0]
-    pooled = clip(pixels).pooler_output
-    assert torch.allclose(pooled[:, :24], F.layer_norm(state, (24,), eps=1e-6), atol=1e-4)
+    norm = dinov2.encoder.layer[2].norm1 if num_layers == 2 else dinov2.layernorm
+    expected = norm(dinov2(pixels, output_hidden_states=True).hidden_states[num_layers][:, 0])
+    pooled = to_clip_vision(dinov2, num_layers=num_layers)(pixels).pooler_output
+    assert torch.allclose(pooled[:, :24], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def compute_features(vision: CLIPVisionModel, images: Tensor, layers: Sequence[i
     """
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     states = vision((images - mean) / std, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
-    side = vision.config.patch_size
+    side: Any = vision.config.patch_size
     grid = (images.shape[2] // side, images.shape[3] // side)
     stacked = torch.stack([states[layer][:, 1:] for layer in layers], 1)  # (count, blocks, tokens, channels)
     return stacked.transpose(2, 3).unflatten(3, grid).half()

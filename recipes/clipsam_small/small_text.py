@@ -157,10 +157,8 @@ class LockedContrast:
         for name in names:
             template = TEMPLATES[rng.integers(len(TEMPLATES))]
             states += [fill(template, fill(STATES[group][rng.integers(len(STATES[group]))], name)) for group in GROUPS]
-        words = [
-            self.words[0][place] for place in rng.choice(len(self.words[0]), options.words_per_step, replace=False)
-        ]
-        return {"captions": captions, "states": states, "words": words}
+        places = rng.choice(len(self.words[0]), options.words_per_step, replace=False)
+        return {"captions": captions, "states": states, "words": [self.words[0][place] for place in places]}
 
     def teacher_loss(self, embeds: Tensor, words: list[str]) -> Tensor:
         """How far the similarities of words are from the teacher's."""

@@ -71,11 +71,10 @@ def to_clip_vision(dinov2: Dinov2Model, *, num_layers: int, widening: int = 2) -
     for number in range(num_layers):
         prefix, block = f"encoder.layers.{number}.", _Block(source, f"encoder.layer.{number}.", heads, widening)
         state |= {prefix + name: tensor for name, tensor in block.convert().items()}
-    # The states' own normalisation, as DINOv2's next block would begin it
-    state |= {
-        "post_layernorm.weight": torch.full((wide,), math.sqrt(width / wide)),
-        "post_layernorm.bias": torch.zeros(wide),
-    }
+    # What comes after the last block that is kept: the next one's layer norm, or the network's last
+    after = f"encoder.layer.{num_layers}.norm1" if num_layers < config.num_hidden_layers else "layernorm"
+    norm = _norm(source[f"{after}.weight"], source[f"{after}.bias"], wide)
+    state |= {f"post_layernorm.{name}": tensor for name, tensor in norm.items()}
     clip.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return clip.eval()
 
@@ -110,6 +109,11 @@ def _pad(tensor: Tensor, *sizes: int) -> Tensor:
     return padded
 
 
+def _norm(weight: Tensor, bias: Tensor, wide: int) -> dict[str, Tensor]:
+    """A layer norm that sees empty channels beside its own."""
+    return {"weight": _pad(math.sqrt(len(weight) / wide) * weight, wide), "bias": _pad(bias, wide)}
+
+
 class _Block:
     """One block of a DINOv2, its tensors by the name that they have in the block."""
 
@@ -121,7 +125,11 @@ class _Block:
 
     def convert(self) -> dict[str, Tensor]:
         """Return the tensors of CLIP's block."""
-        state = {**self._norm("norm1", "layer_norm1"), **self._norm("norm2", "layer_norm2")}
+        state = {
+            f"layer_norm{number}.{name}": tensor
+            for number in (1, 2)
+            for name, tensor in _norm(*self._pair(f"norm{number}"), self.wide).items()
+        }
         head = self.width // self.heads
         for name in ("q", "k", "v"):
             factor = math.sqrt((head + self.widening) / head) if name == "q" else 1.0
@@ -141,10 +149,6 @@ class _Block:
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         return self.source[f"{name}.weight"], self.source[f"{name}.bias"]
-
-    def _norm(self, theirs: str, ours: str) -> dict[str, Tensor]:
-        weight, bias = self._pair(theirs)
-        return _name(ours, _pad(math.sqrt(self.width / self.wide) * weight, self.wide), _pad(bias, self.wide))
 
     def _written(self, name: str, scale: str) -> tuple[Tensor, Tensor]:
         """Of a layer that writes to the residual stream: scaled, and free of its mean over the channels."""
