@@ -194,7 +194,7 @@ def build(inspector: Inspector) -> gr.Blocks:
                 headers = ["region", "score", "pixels", *EDGES]
                 table = gr.Dataframe(headers=headers, label="Regions", interactive=False, max_height=220, buttons=[])
                 with gr.Row():
-                    files = [gr.DownloadButton(label) for label in ("Mask, PNG", "Map, 16-bit PNG", "Result, JSON")]
+                    files = [gr.DownloadButton(label) for label in ("Mask, PNG", "Map, 16 bits", "Result, JSON")]
         chosen, judged = [look, by_hand, threshold, decision], [row, threshold, decision, *files]
         shown: dict[str, Any] = {"inputs": [look, row, opacity], "outputs": [verdict, picture, table]}
         # Raw values: a file that is no photograph is refused by `look`, in its words

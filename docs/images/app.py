@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as workspace:
         paths = [Path(workspace) / f"washer-{number}.jpg" for number in range(9)]
         for number, path in enumerate(paths):
-            draw_washer(rng, "scratch" if number == 0 else None).save(path, quality=92)
+            draw_washer(rng, "stain" if number == 0 else None).save(path, quality=92)
         with open_browser(Path(workspace) / "profile", size=(1240, 1010)) as chrome:
             user = Page(chrome, url)
             user.upload(paths[0])
