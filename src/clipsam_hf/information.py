@@ -42,19 +42,18 @@ def describe(source: str | os.PathLike[str], *, revision: str | None = None) -> 
     name, files = os.fspath(source), _find_files(os.fspath(source), revision)
     if (path := files.get(_REFERENCES)) is not None:
         content = _read_json(path, name)
-        read = _describe_references
     elif (path := files.get(_MODEL)) is not None:
         content = _read_json(path, name)
         if (kind := content.get("model_type")) != "clipsam":
             raise ValueError(f"{name!r} holds a model of the kind {kind!r}, where a ClipSAM is needed")
-        read = _describe_model
     else:
         raise FileNotFoundError(f"{name!r} holds neither a model ({_MODEL}) nor references ({_REFERENCES})")
     card = _read_card(files.get(_CARD))
     commit = path.parent.name if path.parent.parent.name == "snapshots" else None  # how the Hub's cache is laid out
     begin = {"name": Path(name).resolve().name if os.path.isdir(name) else name, "revision": commit}
     try:
-        described = {**begin, "licence": card.get("license"), **read(content, card)}
+        parts = _describe_references(content) if _REFERENCES in files else _describe_model(content, card)
+        described = {**begin, "licence": card.get("license"), **parts}
         return described | _describe_weights(name, revision, files, content)
     except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"{path.name!r} of {name!r} is damaged: {type(error).__name__}: {error}") from error
@@ -102,12 +101,12 @@ def _read_card(path: Path | None) -> dict[str, Any]:
     """Read a card's metadata; a card that cannot be read is none."""
     if path is None:
         return {}
-    import yaml
     from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         return metadata_load(path) or {}
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, YAMLError):
         return {}
 
 
@@ -116,7 +115,7 @@ def _describe_model(config: Mapping[str, Any], card: Mapping[str, Any]) -> dict[
     base = {}
     for part in ("clip", "sam"):
         base[part] = {"name": config.get(f"{part}_name_or_path"), "revision": config.get(f"{part}_revision")}
-    reported = {}
+    reported: dict[str, list[str]] = {}
     for model in card.get("model-index") or []:
         for result in model["results"]:
             of_set = reported.setdefault(result["dataset"]["name"], [])
@@ -143,7 +142,7 @@ def _describe_model(config: Mapping[str, Any], card: Mapping[str, Any]) -> dict[
     }
 
 
-def _describe_references(settings: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_references(settings: Mapping[str, Any]) -> dict[str, Any]:
     fingerprint, sizes = settings["fingerprint"], sorted({tuple(size) for size in settings["sizes"]})
     names = settings["names"]
     return {
