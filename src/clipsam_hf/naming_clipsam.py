@@ -17,8 +17,8 @@ from .inference_clipsam import ClipSamInference, PreparedImage
 MAX_NAMED = 32
 """Regions of a photograph that are named, those of highest scores; each is a pass through CLIP."""
 
-# A crop is so many times as large as the region's longer side: a scratch is one against the surface round it. Half as
-# much again at each side is what the classifiers of CLIP's zero-shot protocol see of an object's surroundings
+# A crop is so many times as large as the longer side of its region: a scratch is one against the surface round it. By
+# reasoning, not by measurement
 _CONTEXT = 2.0
 # At least so much of the photograph's shorter side, and so many pixels, so that there is something to be seen
 _LEAST_SHARE, _LEAST_SIDE = 1 / 8, 32
