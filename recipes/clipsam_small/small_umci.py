@@ -35,8 +35,8 @@ class UmciSettings:
     """Every choice of the stage."""
 
     feature_layers: tuple[int, ...] = (3, 6, 9)
-    reference_layers: tuple[int, ...] = (6, 9)
-    reference_neighbourhoods: tuple[int, ...] = (1, 3)
+    reference_layers: tuple[int, ...] = (6, 7)
+    reference_neighbourhoods: tuple[int, ...] = (3,)
     image_size: int = 448
     umci_hidden_size: int = 64
     normalize_features: bool = True
