@@ -339,8 +339,8 @@ class WindowsLocalizer(Localizer):
         outputs = self._look(clip, pixel_values, layers, True, output_attentions)
         grid, tokens = self._grid_of(pixel_values), outputs.hidden_states[0]
         maps = [self._encode_windows(clip, tokens, self._windows_of(size, grid)) for size in self.config.window_sizes]
-        whole = _Windows(grid, grid, [0], [0])
-        return ImageFeatures((*maps, whole.to_map(outputs.last_hidden_state[:, :1])), outputs)
+        everything = _Windows(grid, grid, [0], [0])
+        return ImageFeatures((*maps, everything.to_map(outputs.last_hidden_state[:, :1])), outputs)
 
     def read(self, clip: Any, head: Any, feature_maps: tuple[Tensor, ...], text_embeds: Tensor) -> Tensor:
         *maps, whole = feature_maps
@@ -424,7 +424,7 @@ def see(clip: Any, pixel_values: Tensor, layers: Collection[int]) -> BaseModelOu
     """
     vision = clip.vision_model
     hidden = vision.pre_layrnorm(vision.embeddings(pixel_values, interpolate_pos_encoding=True))
-    states = [hidden if 0 in layers else None]
+    states: list[Any] = [hidden if 0 in layers else None]
     for number, block in enumerate(vision.encoder.layers[: max(layers)], start=1):
         hidden = block(hidden, None)
         states.append(hidden if number in layers else None)

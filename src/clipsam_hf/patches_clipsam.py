@@ -61,11 +61,12 @@ def describe_photographs(
     """
     config, size = model.config, pixel_values.shape[-2:]
     layers = config.reference_layers or config.feature_layers
-    feature_maps, outputs = (
-        (None, see(model.clip, pixel_values, layers))
-        if text_embeds is None
-        else model.localizer.encode(model.clip, pixel_values, layers=layers)
-    )
+    outputs: Any
+    feature_maps = None
+    if text_embeds is None:
+        outputs = see(model.clip, pixel_values, layers)
+    else:
+        feature_maps, outputs = model.localizer.encode(model.clip, pixel_values, layers=layers)
     states, blocks = outputs.hidden_states, model.clip.vision_model.encoder.layers
     patch_size = config.clip_config.vision_config.patch_size
     patches = []

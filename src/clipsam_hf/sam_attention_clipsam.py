@@ -180,8 +180,8 @@ def _attend_folded(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, colu
     longer_key = torch.cat([key, places.expand(len(key), -1, -1)], dim=-1)
     # Flash kernels want one length for all three, and a multiple of 8
     length = longer_query.shape[-1] + -longer_query.shape[-1] % 8
-    longer = (F.pad(each, (0, length - each.shape[-1]))[None] for each in (longer_query, longer_key, value))
-    return F.scaled_dot_product_attention(*longer, scale=1.0)[0, ..., :dim]
+    query, key, value = (F.pad(each, (0, length - each.shape[-1]))[None] for each in (longer_query, longer_key, value))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[0, ..., :dim]
 
 
 def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
@@ -369,7 +369,7 @@ def _make_masks(decoder: Any, tokens: Tensor, keys: Tensor, size: torch.Size, wa
 def _upsample(convolution: nn.ConvTranspose2d, hidden: Tensor) -> Tensor:
     """A transposed convolution, of stride and size 2, of (..., channels): (..., 4, channels), its rows first."""
     weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (channels, 2 * 2 * output channels)
-    bias = convolution.bias.repeat(4)
+    bias = None if convolution.bias is None else convolution.bias.repeat(4)
     return F.linear(hidden, weight.T, bias).unflatten(-1, (4, -1))
 
 
