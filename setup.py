@@ -83,7 +83,7 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     py_modules=["clipsam_command"],
-    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "prediction/templates/*", "checkpoints/**/*", "prediction/templates/*"]},
+    package_data={"clipsam_hf": ["py.typed", "cards/template.md", "checkpoints/**/*", "prediction/templates/*"]},
     entry_points={"console_scripts": ["clipsam = clipsam_command:main"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,

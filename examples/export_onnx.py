@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export a model to ONNX, and let the runner that lies in the export look at a photograph: no torch is needed there.
 
-    python examples/export_onnx.py photo.jpg cookie exported
+python examples/export_onnx.py photo.jpg cookie exported
 """
 
 import argparse

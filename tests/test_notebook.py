@@ -15,7 +15,9 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "first_day.ipynb"
 def test_the_notebook_is_kept_without_outputs() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
+    assert all(
+        not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code"
+    )
     assert NOTEBOOK.stat().st_size < 20_000
 
 

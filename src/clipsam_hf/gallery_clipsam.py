@@ -106,11 +106,12 @@ class Gallery:
 
     def crop_defect(self, index: int, box: Box) -> Tensor | None:
         """(side, side) of CLIP's frame: where a photograph or a tile of it is, or may look, defective."""
-        if self.defects[index] is None:
+        defect = self.defects[index]
+        if defect is None:
             return None
         # A defect shows in the tokens around it too, and in the map between them
         config = self.inference.model.config
-        cropped = crop_roi(self.defects[index], (config.image_size, config.image_size), box)
+        cropped = crop_roi(defect, (config.image_size, config.image_size), box)
         return _dilate(cropped, config.clip_config.vision_config.patch_size)
 
     def find_inside(self, box: Box, roi: Tensor | None, grid: Sequence[int]) -> Tensor:

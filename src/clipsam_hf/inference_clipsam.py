@@ -409,17 +409,15 @@ class ClipSamInference:
 
     def _localize(self, images: Sequence[PreparedImage], pixel_values: Tensor, references: Any) -> Tensor:
         """Rough maps, by texts alone or by a comparison with references."""
-        model = self.model
+        model, text_weight = self.model, 1.0 if references is None else references.text_weight
+        text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None
         if references is None:
             model.check_trained()
-            text_embeds = torch.cat([self.embed(image.class_name) for image in images])
             rough_maps: Tensor = model(pixel_values=pixel_values, text_embeds=text_embeds).rough_anomaly_map
             return rough_maps
         for image in images:
             if image.box == WHOLE:
                 references.check_photograph(image.size, image.class_name)
-        text_weight = references.text_weight
-        text_embeds = torch.cat([self.embed(image.class_name) for image in images]) if text_weight > 0 else None
         patches, text_map = describe_photographs(model, pixel_values, text_embeds)
         compared = references.compare(patches, pixel_values.shape[-2:], [image.place for image in images])
         return mix_maps(compared, text_map, text_weight)

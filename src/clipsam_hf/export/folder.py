@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from ..answers_clipsam import find_thresholds
 from ..files import digest_file, fill_folder_atomically
-from ..inference_clipsam import ClipSamInference
+from ..inference_clipsam import ClipSamInference, Prediction
 from ..processing_clipsam import check_class_name
 from ..refinement_clipsam import RefinementOptions
 from .graphs import GRAPHS, QUANTIZED, make_graph, quantize_graph, write_graph
@@ -137,7 +136,7 @@ def _describe(model: Any, processor: Any, class_names: Sequence[str], references
     for name, refine in (("refined", True), ("rough", False)):
         # A relative threshold is the map's own; the runner reads it there
         of_map = config.region_rule == "relative" and references is None
-        any_map = SimpleNamespace(anomaly_map=torch.zeros(1, 1), inside=None)
+        any_map = Prediction((1, 1), torch.zeros(1, 1), torch.zeros(1, 1), rough_score=0.0, pred_score=0.0)
         threshold, decision = find_thresholds(config, any_map, refine=refine, references=references)
         thresholds[name] = {"map": None if of_map else threshold, "score": decision}
     if references is not None:
