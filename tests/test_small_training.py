@@ -70,6 +70,11 @@ def test_cache_leaves_a_set_out(cache_folder: Path) -> None:
     assert (len(cache), set(cache.words)) == (20, {"felt"})
 
 
+def test_cache_reads_some_blocks_alone(cache_folder: Path) -> None:
+    whole, last = (SceneCache(cache_folder, blocks=blocks).take([3, 35]) for blocks in (slice(None), slice(1, None)))
+    assert torch.equal(last.features, whole.features[:, 1:])
+
+
 def test_interrupted_cache_is_completed(cache_folder: Path, vision: CLIPVisionModel) -> None:
     path = cache_folder / "scenes-00001.safetensors"
     whole = path.read_bytes()

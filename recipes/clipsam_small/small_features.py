@@ -115,12 +115,14 @@ class SceneCache:
     Args:
         folder: What [`build_cache`] has filled.
         leave_out: No scene that shows one of these words is used.
+        blocks: Which of the kept blocks are read; by default all.
 
     Raises:
         FileNotFoundError: If there is none.
     """
 
-    def __init__(self, folder: Path, *, leave_out: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, leave_out: Sequence[str] = (), blocks: slice = slice(None)) -> None:
+        self.blocks = blocks
         self.files = [safe_open(path, framework="pt") for path in sorted(folder.glob("scenes-*.safetensors"))]
         words = [json.loads(file.metadata()["words"]) for file in self.files]
         self.places = [
@@ -139,7 +141,7 @@ class SceneCache:
     def take(self, numbers: Sequence[int]) -> CachedScenes:
         """Return some scenes, features in float32."""
         rows = [(self.files[number], row) for number, row in (self.places[each] for each in numbers)]
-        features = torch.cat([file.get_slice("features")[row : row + 1] for file, row in rows]).float()
+        features = torch.cat([file.get_slice("features")[row : row + 1, self.blocks] for file, row in rows]).float()
         kinds = torch.cat([file.get_slice("kinds")[row : row + 1] for file, row in rows])
         return CachedScenes(features, kinds, [self.words[each] for each in numbers])
 

@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
 }
 
 # What the exporter left without a name: the position embeddings of the class token and of the 37 x 37 patches
-POSITIONS = {(1, 1, 384): "class", (1, 1369, 384): "patches"}
+POSITIONS: dict[tuple[int, ...], str] = {(1, 1, 384): "class", (1, 1369, 384): "patches"}
 # Names in the file, and in the library
 LAYER_NAMES = {
     "attention.attention.query": "attention.q_proj",

@@ -82,13 +82,15 @@ def read_names(materials: Path) -> list[str]:
     return product_names([family for family in families if family not in DAMAGED_BY_NATURE])
 
 
-def read_features(folder: Path, leave_out: Sequence[str]) -> tuple[SceneCache, dict[str, SceneCache]]:
+def read_features(
+    folder: Path, leave_out: Sequence[str], blocks: slice = slice(None)
+) -> tuple[SceneCache, dict[str, SceneCache]]:
     """Return the cached scenes, and the photographs by set, without some of the sets."""
     photographs = {path.name: SceneCache(path) for path in sorted((folder / "photographs").iterdir())}
     if unknown := set(leave_out) - set(photographs):
         raise ValueError(f"No set {sorted(unknown)} to leave out; there are {sorted(photographs)}.")
     hidden = {word for name in leave_out for word in photographs.pop(name).words}
-    return SceneCache(folder / "scenes", leave_out=sorted(hidden)), photographs
+    return SceneCache(folder / "scenes", leave_out=sorted(hidden), blocks=blocks), photographs
 
 
 def tune_text(arguments: argparse.Namespace) -> None:
@@ -97,7 +99,7 @@ def tune_text(arguments: argparse.Namespace) -> None:
     words, names = read_words(folder), read_names(arguments.materials)
     tokenizer = build_tokenizer(names, words[0])
     clip = build_clip(CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer, settings, seed=arguments.seed)
-    scenes, _ = read_features(folder, arguments.leave_out)
+    scenes, _ = read_features(folder, arguments.leave_out, blocks=slice(len(LAYERS) - 1, None))
     loss = LockedContrast(clip, tokenizer, scenes, names, words, settings, arguments.seed)
     run = folder / arguments.run
     train_text(clip, loss, settings, run / "text_state.safetensors")
