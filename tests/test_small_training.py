@@ -219,6 +219,21 @@ def test_a_question_for_what_is_not_there_is_answered_by_nothing() -> None:
     assert group == "normal" and not mask.any()
 
 
+def test_photographs_and_scenes_come_in_turn(cache_folder: Path) -> None:
+    batches = questions(any_defect=1.0)
+    batches.settings = replace(batches.settings, feature_layers=(6,), scenes_per_batch=4, photographs_per_batch=2)
+    batches.scenes, batches.photographs, batches.seed = SceneCache(cache_folder), [SceneCache(cache_folder)], 0
+    batches.bank["cookie"] = batches.bank["felt"]
+    first, second = batches(0), batches(1)
+    assert [len(each["labels"]) for each in (first, second)] == [4, 2]
+    (features,) = first["feature_maps"]
+    assert features.shape == (4, 16, 4, 4)
+    # block 6 is the second of those that are kept
+    drawn = batches.scenes.draw(np.random.default_rng((0, 0, 301)), 4)
+    assert torch.equal(features, drawn.features[:, 1])
+    assert torch.equal(first["labels"], (drawn.kinds > 0).float())
+
+
 def test_discriminant_finds_the_direction_in_which_defects_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(4096, 2, generator=generator) * torch.tensor([1.0, 5.0])

@@ -24,9 +24,12 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from clipsam_hf.files import open_atomically
 
 
-__all__ = ["CHUNK", "CachedScenes", "SceneCache", "build_cache", "compute_features"]
+__all__ = ["CHUNK", "LAYERS", "CachedScenes", "SceneCache", "build_cache", "compute_features"]
 
+LAYERS = (3, 6, 9)
+"""Blocks of the tower whose outputs are kept for training, counted from 1."""
 CHUNK = 32
+"""Scenes in a file."""
 SETTINGS_NAME = "scenes.json"
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from small_features import CachedScenes, SceneCache
+from small_features import LAYERS, CachedScenes, SceneCache
 from small_scenes import KINDS
 from small_words import STATES
 from synthetic_words import TEMPLATES, fill
@@ -34,7 +34,7 @@ __all__ = ["UmciBatches", "UmciSettings", "build_model", "build_processor", "tra
 class UmciSettings:
     """Every choice of the stage."""
 
-    feature_layers: tuple[int, ...] = (3, 6, 9)
+    feature_layers: tuple[int, ...] = (6, 9)
     reference_layers: tuple[int, ...] = (6, 7)
     reference_neighbourhoods: tuple[int, ...] = (3,)
     image_size: int = 448
@@ -137,7 +137,7 @@ class UmciBatches:
             batch = self.scenes.draw(rng, options.scenes_per_batch)
         texts, masks = zip(*(self.ask(batch, number, rng) for number in range(len(batch.words))), strict=True)
         return {
-            "feature_maps": batch.features.unbind(1),
+            "feature_maps": tuple(batch.features[:, LAYERS.index(layer)] for layer in options.feature_layers),
             "text_embeds": torch.stack(texts),
             "labels": torch.stack(masks).float(),
         }

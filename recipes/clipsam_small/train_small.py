@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from small_features import SceneCache, build_cache
+from small_features import LAYERS, SceneCache, build_cache
 from small_scenes import DAMAGED_BY_NATURE, Surfaces, draw_scenes, read_photographs
 from small_text import LockedContrast, TextSettings, build_clip, train_text
 from small_umci import UmciBatches, UmciSettings, build_model, build_processor, train_head
@@ -32,13 +32,11 @@ from clipsam_hf.data import AnomalyFolder
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 
-__all__ = ["LAYERS", "NUM_LAYERS", "main"]
+__all__ = ["NUM_LAYERS", "main"]
 
 STAGES = ("vision", "scenes", "photographs", "text", "umci")
 NUM_LAYERS = 9
 """Blocks of the tower that are sound: its fine-tuning for saliency collapsed the last ones."""
-LAYERS = (3, 6, 9)
-"""Blocks whose outputs are kept for training."""
 
 
 def build_vision(folder: Path) -> None:
