@@ -82,13 +82,13 @@ def encode_photographs(encoder: Any, pixel_values: Tensor) -> tuple[Tensor, Tens
     if pixel_values.device.type == "cpu" and len(pixel_values) > 1:
         embeddings, early = zip(*(encode_photographs(encoder, one) for one in pixel_values.split(1)), strict=True)
         return torch.cat(embeddings), None if early[0] is None else torch.cat(early)
-    hidden = encoder.patch_embed(pixel_values)  # (batch, height, width, hidden_size)
+    hidden = encoder.patch_embed(pixel_values).contiguous()  # (batch, height, width, hidden_size)
     if encoder.pos_embed is not None:
         hidden = hidden + encoder.pos_embed
     first_global = None
     for layer in encoder.layers:
         hidden = hidden + _attend_in_windows(layer, layer.layer_norm1(hidden))
-        hidden = hidden + _feed_forward(layer, hidden)
+        _add_feed_forward(layer, hidden)
         if first_global is None and layer.window_size == 0:
             first_global = hidden
     return encoder.neck(hidden), first_global
@@ -103,7 +103,7 @@ def _attend_in_windows(layer: Any, hidden: Tensor) -> Tensor:
     of_zeros = attention.qkv(hidden.new_zeros(1, hidden.shape[-1]))[0] if padding else None
     # On a CPU one row of windows at a time, so that the padded copy stays small
     step = side if hidden.device.type == "cpu" else height + padding
-    mixed = torch.empty_like(hidden)
+    mixed = hidden  # the norm's answer, which nobody reads again, gives its memory
     for top in range(0, height, step):
         strip = qkv[:, top : top + step]
         rows = strip.shape[1]
@@ -184,13 +184,14 @@ def _attend_folded(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, colu
     return F.scaled_dot_product_attention(query, key, value, scale=1.0)[0, ..., :dim]
 
 
-def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
-    """A block's perceptron, on a CPU some positions at a time."""
-    if hidden.device.type != "cpu":
-        return layer.mlp(layer.layer_norm2(hidden))
-    positions = hidden.flatten(0, 2)
-    step = max(1, _VALUES_AT_ONCE * max(2, torch.get_num_threads()) // (4 * hidden.shape[-1]))
-    return torch.cat([layer.mlp(layer.layer_norm2(part)) for part in positions.split(step)]).view_as(hidden)
+def _add_feed_forward(layer: Any, hidden: Tensor) -> None:
+    """Adds a block's perceptron to (batch, height, width, hidden_size) in place, on a CPU some positions at a time."""
+    positions = hidden.view(-1, hidden.shape[-1])
+    step = len(positions)
+    if hidden.device.type == "cpu":
+        step = max(1, _VALUES_AT_ONCE * max(2, torch.get_num_threads()) // (4 * hidden.shape[-1]))
+    for part in positions.split(step):
+        part += layer.mlp(layer.layer_norm2(part))
 
 
 def can_decode(sam: Any, num_tokens: int) -> bool:
