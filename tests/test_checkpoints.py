@@ -339,7 +339,13 @@ def test_head_alone_is_not_pushed_when_its_backbones_are_folders(composed: ClipS
 # --- missing tensors
 
 
-@pytest.mark.parametrize("key", [key for key in HEAD_KEYS if key.startswith("umci.0.")] + BACKBONE_KEYS)
+MISSING_KEYS = [key for key in HEAD_KEYS if key.startswith("umci.0.")] + BACKBONE_KEYS
+
+
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(key, marks=() if place % 8 == 0 else pytest.mark.slow) for place, key in enumerate(MISSING_KEYS)],
+)
 def test_missing_tensor_raises_and_is_named(one_stage: Path, key: str) -> None:
     rewrite(one_stage, lambda tensors: tensors.pop(key))
     with pytest.raises(ValueError, match="lacks [12] tensors") as error:

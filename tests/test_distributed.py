@@ -94,6 +94,7 @@ def test_two_processes_follow_one(
     assert {path.name for path in two.glob("random-*")} == {"random-0.safetensors", "random-1.safetensors"}
 
 
+@pytest.mark.slow
 def test_two_processes_resume_to_the_same_bytes(tiny_model: ClipSamForAnomalySegmentation, tmp_path: Path) -> None:
     def interrupted() -> None:
         def batch(step: int) -> dict[str, torch.Tensor]:
@@ -182,6 +183,7 @@ def train_by_options(arguments: list[str]) -> None:
     training_run.main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_device", ["8", "1"])
 def test_a_step_takes_the_same_images_on_two_processes(tiny_checkpoint: Path, tmp_path: Path, per_device: str) -> None:
     """Eight processes once took eight times the batch, at the rate of one."""

@@ -91,7 +91,17 @@ def test_python_of_document_compiles(document: str) -> None:
         compile(block["code"], document, "exec")
 
 
-@pytest.mark.parametrize("document", documents_with_python())
+QUICK_DOCUMENTS = {"docs/quickstart.md", "docs/how-to/predict.md"}
+"""The others run with the slow tests: they load the embedded checkpoint again and again."""
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(each, marks=() if each in QUICK_DOCUMENTS else pytest.mark.slow)
+        for each in documents_with_python()
+    ],
+)
 def test_python_of_document_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a document run one after the other, in a folder with a photograph and two folders of some."""
     monkeypatch.chdir(tmp_path)

@@ -120,6 +120,7 @@ def test_default_model_has_the_right_output_shapes() -> None:
     assert prompted.pred_masks.shape == (1, 3, 3, 256, 256) and prompted.iou_scores.shape == (1, 3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fields", "teraflops"),
     [
@@ -150,6 +151,7 @@ def describe_at_full_size() -> tuple[list[Tensor], ClipSamConfig]:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_references_cost_less_than_clip() -> None:
     """Eight photographs, four blocks, three neighbourhoods: 0.37 TFLOP beside CLIP's 1.01, and 257 MiB."""
     patches, config = describe_at_full_size()
@@ -164,6 +166,7 @@ def test_references_cost_less_than_clip() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_mutual_scoring_has_the_stated_cost() -> None:
     """32 others: 1.47 TFLOP a photograph, and descriptions of 11 MiB each."""
     patches, config = describe_at_full_size()

@@ -131,6 +131,7 @@ def test_import_is_silent_and_offline() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_import_needs_no_extra() -> None:
     optional = ["accelerate", "datasets", "evaluate", "skimage", "sklearn", "torchvision"]
     result = run_python("-c", f"import sys; sys.modules.update(dict.fromkeys({optional})); import clipsam_hf")

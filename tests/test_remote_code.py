@@ -196,6 +196,7 @@ def test_processor_can_carry_its_code_alone(tiny_processor: clipsam_hf.ClipSamPr
     assert stored["auto_map"] == PROCESSOR_REFERENCE
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_without_the_package_the_folder_works(saved: Path) -> None:
     """Remote code loads, predicts, trains a step, saves, and loads again; it also predicts what the package does."""

@@ -136,6 +136,7 @@ def test_heldout_families_shapes_and_defects_are_never_trained_on() -> None:
         assert not set(trained.values()) & set(held_out.values())
 
 
+@pytest.mark.slow
 def test_the_heldout_set_is_the_committed_one(heldout: SyntheticImages) -> None:
     # Means and areas and not a checksum: the last bit of a sine differs between processors.
     expected = {

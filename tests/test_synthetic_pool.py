@@ -60,6 +60,7 @@ def test_a_lost_chunk_is_drawn_again_to_the_same_bits(
     assert kept.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_pool_of_another_seed_is_refused(folder: Path, photographs: Path) -> None:
     with pytest.raises(ValueError, match="made otherwise"):
         build_pool(folder, seed=4, num_scenes=256, data_dirs=[str(photographs)], num_workers=1)

@@ -71,6 +71,7 @@ def test_every_text_asks_for_its_own_pixels(sentences: UmciBatches) -> None:
     assert asked == {"abnormal", *KINDS}
 
 
+@pytest.mark.slow
 def test_what_an_image_has_is_always_asked_for(sentences: UmciBatches) -> None:
     batch = striped(["crack", "stain"])
     for seed in range(5):
