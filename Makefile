@@ -5,7 +5,6 @@
 .PHONY: help style quality test test-slow demo bench upstream-tests
 
 PYTHON ?= python
-BENCHMARKS := $(wildcard benchmarks/bench_*.py)
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,8 +27,10 @@ test-slow:  ## Run the slow tests: full-size networks with random weights
 demo:  ## Segment a photograph with the embedded checkpoint
 	$(PYTHON) examples/quickstart.py
 
-bench:  ## Run every benchmark
-	@set -e; for benchmark in $(BENCHMARKS); do $(PYTHON) $$benchmark; done
+bench:  ## Run ten minutes of benchmarks; benchmarks/README.md has all
+	$(PYTHON) benchmarks/bench_speed.py --prompts 20 --repeats 1
+	$(PYTHON) benchmarks/bench_loss.py
+	$(PYTHON) benchmarks/bench_pool.py
 
 upstream-tests:  ## Run transformers' own common tests on a tiny model of ours
 	$(PYTHON) tests/upstream/run.py

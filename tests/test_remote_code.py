@@ -190,6 +190,7 @@ def test_processor_can_carry_its_code_alone(tiny_processor: clipsam_hf.ClipSamPr
         "refinement_clipsam.py",
         "refiner_clipsam.py",
         "regions_clipsam.py",
+        "sam_attention_clipsam.py",
     }
     assert {path.name for path in tmp_path.glob("*.py")} == needed
     stored = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
