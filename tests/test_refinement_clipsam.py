@@ -558,3 +558,23 @@ class TestScoreMap:
     def test_a_map_without_batch_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"must be of shape \(batch_size, height, width\), got \(2, 2\)"):
             score_map(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize(("merge", "count"), [("average", 1), ("anomaly_weighted", 1), ("sum_norm", 5)])
+def test_merging_low_and_high_is_the_same_where_it_is_linear(merge: str, count: int) -> None:
+    """One region, or a sum: bringing every mask to the size of the map first changes nothing."""
+    frame, masks, scores, rough = (
+        Frame((768, 1024), 1024),
+        torch.randn(count, 3, 16, 16),
+        torch.rand(count, 3),
+        torch.rand(25, 30),
+    )
+    weights = {"average": scores / 3, "anomaly_weighted": 0.7 * scores / scores.sum(1, keepdim=True)}.get(
+        merge, scores
+    )
+    shown = (weights[..., None, None] * resample_masks(masks.sigmoid(), frame, rough.shape)).sum((0, 1))
+    expected = (rough + shown) / 2
+    if merge == "sum_norm":
+        expected = (expected - expected.min()) / (expected.max() - expected.min())
+    merged = merge_masks(rough, masks, scores, frame, region_peaks=[0.7] * count, merge=merge)
+    torch.testing.assert_close(merged, expected, atol=1e-6, rtol=0)
