@@ -356,7 +356,7 @@ def test_a_region_of_interest_that_is_black_is_refused(good: Path, checkpoint: P
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     result = calibrate(good, checkpoint, tmp_path / "line", "--roi", tmp_path / "black.png")
     assert result.exit_code == 2
-    message = "error: The region of interest of the references is empty: no patch lies inside."
+    message = "error: The region of interest is empty: its mask is black everywhere."
     assert result.stderr.splitlines()[-1] == message and result.stderr.count("error: ") == 1
     assert not (tmp_path / "line").exists()
 

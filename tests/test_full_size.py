@@ -125,7 +125,7 @@ def test_default_model_has_the_right_output_shapes() -> None:
     ("kind", "fields", "teraflops"),
     [
         ("similarity", {}, 1.012 + 0.009),  # CLIP itself, and the projection of four stages
-        ("vv", {}, 1.012 + 0.081),
+        ("vv", {}, 1.012 * 23 / 24 + 0.081),  # nobody reads the last block
         ("windows", {}, 1.012 + 11.3),
         ("windows", {"window_stride": 2}, 1.012 + 3.0),
     ],

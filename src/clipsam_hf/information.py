@@ -37,7 +37,7 @@ def describe(source: str | os.PathLike[str], *, revision: str | None = None) -> 
         >>> from clipsam_hf import EMBEDDED_CHECKPOINT
         >>> described = describe(EMBEDDED_CHECKPOINT)
         >>> described["localizer"], described["image_size"], described["parameters"]["umci"]
-        ('umci', 384, 205570)
+        ('umci', 384, 816006)
     """
     name, files = os.fspath(source), _find_files(os.fspath(source), revision)
     if (path := files.get(_REFERENCES)) is not None:
