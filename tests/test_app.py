@@ -70,7 +70,8 @@ class Page:
 
     def read_message(self) -> str:
         """Waits for a message, and closes it."""
-        text = str(self.until(lambda: self.find("[data-testid=toast-body]"))[0].text)
+        # While it fades in it has no text yet
+        text = str(self.until(lambda: "".join(each.text for each in self.find("[data-testid=toast-body]"))))
         self.find(".toast-close")[0].click()
         self.until(lambda: not self.find("[data-testid=toast-body]"))
         return text
