@@ -89,7 +89,8 @@ class ClipSamPreTrainedModel(ClipSamCheckpointModel):
     _no_split_modules = ["ClipSamUmci"]
     # The head is small and its softmax over two texts sensitive: it stays in float32 beside half-precision backbones.
     _keep_in_fp32_modules_strict = ["umci"]
-    _keep_in_fp32_modules = ["umci"]  # where the library's quantizers look for what they leave alone
+    # The library wants no name in both; this is where its quantizers look for what they leave alone
+    _keep_in_fp32_modules = [r"umci\.\d+"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -524,7 +525,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         wanted = {"whole": output_hidden_states not in (None, []) and output_hidden_states is not False}
         wanted["output_attentions"] = bool(output_attentions)
         feature_maps, vision_outputs, size = self._take_features(pixel_values, feature_maps, **wanted)
-        text_embeds = text_embeds.to(feature_maps[0].device).expand(len(feature_maps[0]), -1, -1)
+        text_embeds = text_embeds.to(feature_maps[0].device).expand(feature_maps[0].shape[0], -1, -1)
 
         # 3. Where is it? The localizer
         logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
