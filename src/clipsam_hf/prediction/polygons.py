@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 
-__all__ = ["SHARE_LOST", "decode_region", "trace_borders", "trace_polygon"]
+__all__ = ["SHARE_LOST", "choose_points", "decode_region", "trace_borders", "trace_polygon"]
 
 SHARE_LOST = 0.02
 """Of a region's area: what leaving points out may change, and what holes that are left out may have, each."""
@@ -115,7 +115,7 @@ def trace_polygon(mask: np.ndarray) -> np.ndarray:
     # No point moves by more than the tolerance, so what changes is less than the border's length times it. Below half
     # a pixel, rounding would change more than is gained
     tolerance = SHARE_LOST * area / length
-    polygon = path[_choose_points(path, is_kept, tolerance if tolerance >= 0.5 else 0.0)]
+    polygon = path[choose_points(path, is_kept, tolerance if tolerance >= 0.5 else 0.0)]
     return polygon if len(polygon) >= 3 else np.concatenate([polygon, polygon[[-1] * (3 - len(polygon))]])
 
 
@@ -147,8 +147,16 @@ def _join(path: np.ndarray, is_kept: np.ndarray, hole: np.ndarray) -> tuple[np.n
     return joined, np.concatenate([is_kept[: place + 1], kept, is_kept[place:]])
 
 
-def _choose_points(path: np.ndarray, is_kept: np.ndarray, tolerance: float) -> np.ndarray:
-    """Choose points of a closed path, by their places, so that none lies further from the lines between them.
+def choose_points(path: np.ndarray, is_kept: np.ndarray, tolerance: float) -> np.ndarray:
+    """Choose points of a closed path so that none of the others lies further from the lines between them.
+
+    Args:
+        path (`np.ndarray` of shape `(number of points, 2)`): x and y.
+        is_kept (`np.ndarray` of shape `(number of points,)`, bool): points that are chosen whatever lies beside them.
+        tolerance (`float`): in the units of the path.
+
+    Returns:
+        `np.ndarray`, int64: places of the chosen points, in rising order.
 
     Source: Douglas and Peucker, 1973.
     """

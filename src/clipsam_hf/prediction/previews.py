@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .polygons import choose_points
+
 
 __all__ = ["MAX_PREVIEW_BYTES", "PREVIEW_SIDE", "encode_preview", "trace_outline"]
 
@@ -73,7 +75,10 @@ def trace_outline(region: Mapping[str, Any]) -> str:
     if not mask.any():  # thinner than a preview's pixel
         mask[:] = True
     corner = np.array([box["xmin"], box["ymin"]])
-    lines = [_simplify(line) * step + corner for line in _walk_borders(mask)]
+    lines = []
+    for line in _walk_borders(mask):
+        chosen = choose_points(line, np.zeros(len(line), dtype=bool), _TOLERANCE)
+        lines.append(line[chosen] * step + corner)
     return "".join(f"M{'L'.join(f'{x:.4g} {y:.4g}' for x, y in line.round(1))}Z" for line in lines)
 
 
@@ -105,25 +110,3 @@ def _walk_borders(mask: np.ndarray) -> list[np.ndarray]:
         walked = np.array(corners, dtype=float)[:, ::-1]
         lines.append((walked[1:] + walked[:-1]) / 2)
     return lines
-
-
-def _simplify(line: np.ndarray) -> np.ndarray:
-    """Leave out the points of a closed line that lie on the chord of others (Douglas and Peucker, 1973)."""
-    kept = np.zeros(len(line), dtype=bool)
-    half = int(np.linalg.norm(line - line[0], axis=1).argmax())
-    closed = np.concatenate([line, line[:1]])
-    kept[[0, half]] = True
-    waiting = [(0, half), (half, len(line))]
-    while waiting:
-        start, end = waiting.pop()
-        if end - start < 2:
-            continue
-        chord, away = closed[end] - closed[start], closed[start + 1 : end] - closed[start]
-        length = np.linalg.norm(chord)
-        distances = np.abs(chord[0] * away[:, 1] - chord[1] * away[:, 0]) / max(length, 1e-9)
-        furthest = int(distances.argmax())
-        if distances[furthest] > _TOLERANCE:
-            middle = start + 1 + furthest
-            kept[middle] = True
-            waiting += [(start, middle), (middle, end)]
-    return line[kept]
