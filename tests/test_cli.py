@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_distributed import assert_same_results
 from transformers import CLIPConfig, CLIPModel, SamModel
 from typer.testing import CliRunner, Result
 
@@ -363,8 +364,7 @@ def test_two_processes_give_the_numbers_of_one(tree: Path, few_words: Path, tmp_
     )
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout.count("rough map") == 1
-    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
-    assert one == two
+    assert_same_results(*(tmp_path / name / "results.json" for name in ("two", "one")))
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 """Several processes: the same losses as one, checkpoints that any number of them wrote, and how they are launched."""
 
 import copy
+import json
 import multiprocessing
 import os
 import shutil
@@ -261,6 +262,15 @@ def test_accelerate_reads_the_configuration(path: Path) -> None:
     )
 
 
+def assert_same_results(path: Path, expected_path: Path) -> None:
+    """The same files but for a rounding, which depends on where matrices lie in memory and may reorder pixels."""
+    results, expected = (json.loads(each.read_text()) for each in (path, expected_path))
+    for row, other in zip(results.pop("rows"), expected.pop("rows"), strict=True):
+        assert row.pop("figures") == pytest.approx(other.pop("figures"), abs=1e-3)
+        assert row == other
+    assert results == expected
+
+
 def evaluate_in(folder: Path, checkpoint: Path, root: Path, options: EvaluationOptions) -> None:
     model = ClipSamForAnomalySegmentation.from_pretrained(checkpoint)
     model.config.update({"reference_text_weight": 0.0, "mutual_text_weight": 0.0})
@@ -284,5 +294,4 @@ def test_two_processes_compare_as_one(tiny_checkpoint: Path, tmp_path: Path, pro
     run_processes(evaluate_in, tmp_path / "two", tiny_checkpoint, tmp_path / "set", options)
     evaluate_in(tmp_path / "one", tiny_checkpoint, tmp_path / "set", options)
 
-    one, two = ((tmp_path / name / "results.json").read_bytes() for name in ("one", "two"))
-    assert one == two
+    assert_same_results(*(tmp_path / name / "results.json" for name in ("two", "one")))
