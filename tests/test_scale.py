@@ -158,10 +158,27 @@ def test_a_stream_takes_references_with_their_class_name(tiny_checkpoint: Path, 
     assert expected[0]["decision_threshold"] is not None
 
 
+@pytest.mark.parametrize("with_references", [False, True])
+def test_a_stream_looks_where_the_folder_looks(tiny_checkpoint: Path, tmp_path: Path, with_references: bool) -> None:
+    paths = [path for path in write_photographs(tmp_path / "photos", 6) if path.name != "03.png"]
+    roi = np.zeros((10, 10), dtype=np.uint8)
+    roi[2:9, 1:6] = 255
+    Image.fromarray(roi).save(tmp_path / "roi.png")
+    options: dict[str, Any] = {"references": paths[1:] if with_references else None, "roi_mask": tmp_path / "roi.png"}
+    expected = predict_by_folder(tiny_checkpoint, paths[0], tmp_path / "out", **options)
+    model = ClipSamForAnomalySegmentation.from_pretrained(tiny_checkpoint)
+    processor = ClipSamProcessor.from_pretrained(tiny_checkpoint)
+    photographs = [(paths[0].name, paths[0])]
+    assert list(predict_rows(model, processor, photographs, class_name="candle", **options)) == expected
+    (whole,) = predict_rows(model, processor, photographs, class_name="candle", references=options["references"])
+    assert whole["score"] != expected[0]["score"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "`class_name` is needed"),
+        ({"class_name": "nut", "roi_mask": np.zeros((2, 2), dtype=bool)}, "region of interest is empty"),
         ({"class_name": "nut", "threshold": 2.0}, "threshold"),
         ({"class_name": "nut", "batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"class_name": "nut", "num_threads": 0}, "`num_threads` must be at least 1, got 0"),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..answers_clipsam import make_answer
 from ..inference_clipsam import ClipSamInference, PreparedImage
 from ..modeling_clipsam import ClipSamForAnomalySegmentation
+from ..patches_clipsam import read_roi
 from ..processing_clipsam import ClipSamProcessor, check_class_name, check_threshold
 from ..references_clipsam import agree_on_tile, take_references
 from ..tiling_clipsam import check_tile
@@ -28,6 +29,7 @@ def predict_rows(
     *,
     class_name: str | None = None,
     references: Any = None,
+    roi_mask: Any = None,
     refine: bool = True,
     threshold: float | None = None,
     decision_threshold: float | None = None,
@@ -47,6 +49,8 @@ def predict_rows(
         class_name (`str`, *optional*): what they show. References that were made before bring it along.
         references (`str`, `os.PathLike`, `Sequence` or [`ClipSamReferences`], *optional*): good photographs, as a
             list or a folder, or references that were made before.
+        roi_mask (*optional*): what `load_rgb` reads, not black where to look; brought to the size of each photograph.
+            References that were made before may have one of their own beside it.
         refine (`bool`): whether SAM refines the maps.
         threshold (`float`, *optional*): of the map, in [0, 1]; by default the pipeline's.
         decision_threshold (`float`, *optional*): of the score, likewise.
@@ -60,7 +64,7 @@ def predict_rows(
 
     Raises:
         TypeError, ValueError: if an argument is out of range, or the head is needed and not trained.
-        OSError: if references cannot be read.
+        OSError: if references or the mask cannot be read.
 
     Example:
         >>> from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor
@@ -80,15 +84,18 @@ def predict_rows(
     if class_name is None and references is None:
         raise ValueError("`class_name` is needed: what the photographs show, such as 'candle'")
     check_tile(tile)
+    roi = None if roi_mask is None else read_roi(roi_mask)
     inference = ClipSamInference(model.eval(), processor)
     if references is None:
         model.check_trained()
     else:
-        references = take_references(inference, references, class_name=class_name or "object", tile=tile)
+        options = {"class_name": class_name or "object", "roi_mask": roi, "tile": tile}
+        references = take_references(inference, references, **options)
     prepare = partial(
         inference.prepare,
         class_name=check_class_name(class_name or references.class_name),
         refine=refine,
+        roi=roi,
         tile=agree_on_tile(tile, references),
     )
     read = _read_ahead(partial(_read, prepare), photographs, num_threads, num_threads + batch_size)
