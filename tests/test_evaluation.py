@@ -167,6 +167,16 @@ def test_tiles_and_a_region_of_interest_are_those_of_the_pipeline(
     assert plain.find("rough", "ring").figures != results.find("rough", "ring").figures
 
 
+def test_the_file_of_a_region_of_interest_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "roi.png"
+    Image.fromarray(np.eye(2, dtype=np.uint8)).save(path)
+    options = EvaluationOptions(roi_mask=path)
+    path.unlink()
+    assert options.roi is not None and options.roi.tolist() == [[True, False], [False, True]]
+    with pytest.raises(FileNotFoundError):
+        EvaluationOptions(roi_mask=path)
+
+
 @pytest.mark.parametrize("rule", ["nearest", "bilinear"])
 def test_maps_and_masks_meet_in_a_square(parts: Parts, data: AnomalyFolder, rule: str) -> None:
     model, processor = parts

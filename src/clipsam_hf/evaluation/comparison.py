@@ -121,7 +121,7 @@ class GoodPhotographs(Comparison):
             model, processor = self._inference.model, self._inference.processor
             options: dict[str, Any] = {
                 "class_name": self.class_names[category],
-                "roi_mask": self.options.read_roi(),
+                "roi_mask": self.options.roi,
                 "tile": self.options.tile,
             }
             if any(sample.label for sample in self.chosen[category]):

@@ -4,6 +4,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class EvaluationOptions:
         check_tile(self.tile)
         if self.mutual and self.tile is not None:
             raise ValueError("photographs that are compared with each other are taken whole: leave out `tile`")
-        self.read_roi()
+        _ = self.roi  # a mask that cannot be read is an error now
         if self.mutual and self.references_per_category is not None:
             raise ValueError("`mutual` and `references_per_category` are two protocols: choose one")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
@@ -88,8 +89,9 @@ class EvaluationOptions:
         """The rule for `resize_mask`."""
         return "native" if self.size is None else self.mask_resize
 
-    def read_roi(self) -> Tensor | None:
-        """Return the region of interest, bool of shape (height, width), or `None`."""
+    @cached_property
+    def roi(self) -> Tensor | None:
+        """The region of interest, bool of shape (height, width), or `None`; the file is read once."""
         return None if self.roi_mask is None else read_roi(self.roi_mask)
 
     @property

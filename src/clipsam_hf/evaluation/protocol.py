@@ -181,7 +181,7 @@ def _name_setting(setting: str, seen: bool) -> str:
 
 def _describe_look(options: EvaluationOptions) -> dict[str, Any]:
     """How photographs are looked at, where not as a whole."""
-    roi = options.read_roi()
+    roi = options.roi
     if options.tile is None and roi is None:
         return {}
     return {

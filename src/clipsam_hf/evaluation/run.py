@@ -211,7 +211,7 @@ def _score_chunks(
         class_name=options.class_name,
         refine=options.refine,
         cache=cache,
-        roi=options.read_roi(),
+        roi=options.roi,
         tile=options.tile,
     )
     batches = [

@@ -89,7 +89,7 @@ def predict_rows(
     if references is None:
         model.check_trained()
     else:
-        options = {"class_name": class_name or "object", "roi_mask": roi, "tile": tile}
+        options: dict[str, Any] = {"class_name": class_name or "object", "roi_mask": roi, "tile": tile}
         references = take_references(inference, references, **options)
     prepare = partial(
         inference.prepare,
