@@ -87,4 +87,4 @@ def requested_urls(chrome: Any) -> list[str]:
     """Returns the addresses that were requested since the last call, without the page's own data and the browser's."""
     messages = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
     urls = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:", "about:"))]
+    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:", "chrome-untrusted:", "about:"))]

@@ -255,6 +255,34 @@ def test_the_commands_of_the_document(
     assert result.exit_code == 2 and "holds no finished run" in result.stderr
 
 
+def name_defects(folder: Path, names: dict[str, tuple[str | None, bool | None]]) -> Path:
+    """Gives the region of each photograph a name, and whether it is a guess, as a run with `defect_names` does."""
+    path = folder / "predictions.protocol.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "defect_names": ["scratch", "hole"]}))
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        for region in row["regions"]:
+            region["defect_name"], region["defect_is_guess"] = names[row["path"]]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_names_of_defects_are_shown_where_the_run_had_some(tmp_path: Path) -> None:
+    folder = a_run(tmp_path, [a_row("a.jpg", 0.9), a_row("b.jpg", 0.8), a_row("c.jpg", 0.7), a_row("d.jpg", 0.1)])
+    page = Page(write_report(folder))
+    assert "Defects" not in page.texts and page.rows[0]["regions"][0]["defect"] is None
+    name_defects(folder, {"a.jpg": ("scratch", False), "b.jpg": ("hole", True), "c.jpg": (None, None)})
+    page = Page(write_report(folder))
+    assert page.texts.count("Defects") == 1
+    assert [[each["defect"] for each in row["regions"]] for row in page.rows] == [
+        ["scratch"], ["hole (guess)"], [None], [],
+    ]  # fmt: skip
+    rows = (folder / "predictions.jsonl").read_text()
+    (folder / "predictions.jsonl").write_text(rows.replace('"scratch"', "7"))
+    with pytest.raises(ValueError, match="line 1 of .* is no row"):
+        write_report(folder)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # That it is harmless
 
@@ -272,6 +300,14 @@ def test_names_are_texts(tmp_path: Path) -> None:
     assert page.rows[1]["error"] == broken["error"]
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     assert page.texts.count(HOSTILE_CLASS) == 1  # the heading; and within the title and the protocol
+
+
+def test_names_of_defects_are_texts(tmp_path: Path) -> None:
+    folder = a_run(tmp_path, [a_row("a.jpg", 0.9)])
+    plain = Page(write_report(name_defects(folder, {"a.jpg": ("scratch", False)})))
+    page = Page(write_report(name_defects(folder, {"a.jpg": (HOSTILE, False)})))
+    assert page.rows[0]["regions"][0]["defect"] == HOSTILE
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
 
 
 def test_its_policy_lets_its_own_script_run_and_nothing_be_fetched(tmp_path: Path) -> None:
@@ -532,6 +568,21 @@ def test_browser_leafs_by_keyboard(page: Any) -> None:
     press(page, Keys.ESCAPE)
     assert not css(page, "#viewer")[0].is_displayed()
     assert page.switch_to.active_element.text == BROKEN  # the focus is where one had come to
+
+
+@pytest.mark.slow
+def test_browser_shows_names_of_defects(chrome: Any, tmp_path: Path) -> None:
+    folder = a_run(tmp_path, [a_row(name, score, 0.45) for name, score in SCORES.items()])
+    named = {"b.jpg": ("scratch", False), "left/d.jpg": (HOSTILE, True), "e9.jpg": ("hole", True)}
+    chrome.get(write_report(name_defects(folder, named)).as_uri())
+    assert texts(chrome, "#rows .defects") == ["hole (guess)", f"{HOSTILE} (guess)", "scratch", "–", "–", "–"]
+    sort_by(chrome, "defects")
+    assert paths(chrome)[:3] == ["left/d.jpg", "e9.jpg", "b.jpg"]  # what has none stays at the end
+    css(chrome, "#search")[0].send_keys("Scratch")
+    assert paths(chrome) == ["b.jpg"]
+    css(chrome, "#rows .path")[0].click()
+    assert texts(chrome, "#regions li") == ["0.500\nscratch\n400 px"]
+    assert console_errors(chrome) == []
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 # Keys of a row by which the table can be sorted, with the titles of their columns
 _COLUMNS = {
-    "path": "Path", "score": "Score", "verdict": "Verdict", "regions": "Regions", "size": "Size", "error": "Error",
+    "path": "Path", "score": "Score", "verdict": "Verdict", "regions": "Regions", "defects": "Defects", "size": "Size",
+    "error": "Error",
 }  # fmt: skip
 
 
@@ -61,10 +62,12 @@ def write_report(output_dir: str | Path) -> Path:
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True)
     environment.filters["csp_hash"] = _hash_for_policy
     about = _describe(protocol, rows)
+    is_shown = {"defects": protocol.get("defect_names") is not None, "error": about["failed"] > 0}
     ramp = np.asarray(heat_map(np.linspace(0, 1, 10)[None]))[0]  # the colours at equal steps
     page = environment.get_template("report.html.jinja").generate(
         about=about,
-        columns=[(key, name) for key, name in _COLUMNS.items() if key != "error" or about["failed"]],
+        columns=[(key, name) for key, name in _COLUMNS.items() if is_shown.get(key, True)],
+        is_named=is_shown["defects"],
         previews=_read_previews(folder, rows),
         ramp=ramp.tolist(),
         tables=[
@@ -94,10 +97,16 @@ def _describe_row(row: Mapping[str, Any]) -> dict[str, Any]:
             "score": each["score"],
             "area": each["area"],
             "path": trace_outline(each),
+            "defect": _describe_defect(each),
         }
         for each in row["regions"]
     ]
     return {key: row[key] for key in ("path", "width", "height", "score", "label", "error")} | {"regions": regions}
+
+
+def _describe_defect(region: Mapping[str, Any]) -> str | None:
+    name = region.get("defect_name")
+    return f"{name} (guess)" if name is not None and region.get("defect_is_guess") else name
 
 
 def _read_previews(folder: Path, rows: Path) -> Iterator[tuple[int, str, str]]:

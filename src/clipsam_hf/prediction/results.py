@@ -158,6 +158,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
             and row["label"] in (None, "anomalous", "normal")
             and all(isinstance(row[name], (int, float, type(None))) for name in _NUMBERS)
             and all(region.keys() >= {"box", "score", "area"} for region in row["regions"])
+            and all(isinstance(region.get("defect_name"), (str, type(None))) for region in row["regions"])
         )
     except (AttributeError, RecursionError, TypeError, ValueError):
         return None

@@ -8,9 +8,13 @@
   const read = (id) => JSON.parse(find(id).textContent);
   const recorded = read("about").threshold;
   const rows = read("data");
-  rows.forEach((row, number) => { row.number = number; });
+  rows.forEach((row, number) => {
+    row.number = number;
+    row.defects = [...new Set(row.regions.map((region) => region.defect).filter((defect) => defect !== null))].join(", ");
+  });
   const scores = rows.filter((row) => row.error === null).map((row) => row.score);
   const failed = rows.length - scores.length;
+  const isNamed = document.querySelector("th[data-key=defects]") !== null;
 
   const state = { threshold: recorded, show: "all", search: "", key: "score", descending: true };
   let listed = []; // what the table holds, in its order
@@ -63,6 +67,7 @@
     score: (row) => row.score,
     verdict: (row) => (row.error === null ? verdictOf(row) : null),
     regions: (row) => (row.error === null ? row.regions.length : null),
+    defects: (row) => row.defects || null,
     size: (row) => (row.error === null ? row.width * row.height : null),
     error: (row) => row.error,
   };
@@ -77,7 +82,7 @@
 
   function list() {
     const text = state.search.toLowerCase();
-    const matches = (row) => row.path.toLowerCase().includes(text) || (row.error ?? "").toLowerCase().includes(text);
+    const matches = (row) => [row.path, row.defects, row.error ?? ""].some((each) => each.toLowerCase().includes(text));
     const isShown = (row) => (state.show === "all" || verdictOf(row) === state.show) && matches(row);
     listed = rows.filter(isShown).sort(compare);
     made = 0;
@@ -116,6 +121,7 @@
       make("td", { className: "number" }, ...(row.error === null ? [fixed(row.score), bar] : ["–"])),
       make("td", { className: "verdict" }),
       make("td", { className: "number" }, row.error === null ? String(row.regions.length) : "–"),
+      ...(isNamed ? [make("td", { className: "defects" }, row.defects || "–")] : []),
       make("td", { className: "number" }, size),
     ];
     if (failed) cells.push(make("td", { className: "error" }, row.error ?? ""));
@@ -320,7 +326,8 @@
     find("stage").setAttribute("aria-label", `${nameOf(row)} under its anomaly map`);
     if (row.error === null) showPicture(row);
     find("regions").replaceChildren(...row.regions.map((region, number) => {
-      const item = make("li", {}, make("b", { textContent: fixed(region.score) }), ` ${count(region.area)} px`);
+      const item = make("li", {}, make("b", { textContent: fixed(region.score) }),
+        ...(region.defect === null ? [] : [make("span", { className: "defect" }, region.defect)]), ` ${count(region.area)} px`);
       item.addEventListener("pointerenter", () => highlight(number, true));
       item.addEventListener("pointerleave", () => highlight(number, false));
       return item;
