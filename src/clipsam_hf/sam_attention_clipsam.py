@@ -256,14 +256,23 @@ def decode_prompts(
 
     masks = scores = tokens.new_empty(0)
     for start in range(0, len(tokens), chunk):
-        outputs, seen = _run_transformer(decoder.transformer, tokens[start : start + chunk], image, wanted)
-        part_masks = _make_masks(decoder, outputs[:, 1:], seen, image_embeddings.shape[-2:], wanted)
-        part_scores = decoder.iou_prediction_head(outputs[:, 0])[:, [token - 1 for token in wanted[1:]]]
+        part_masks, part_scores = _decode_some(
+            decoder, tokens[start : start + chunk], image, image_embeddings.shape[-2:], wanted
+        )
         if start == 0:
             # The place of all, so that they need not be kept twice
             masks, scores = (each.new_empty(len(tokens), *each.shape[1:]) for each in (part_masks, part_scores))
         masks[start : start + chunk], scores[start : start + chunk] = part_masks, part_scores
     return masks, scores
+
+
+def _decode_some(
+    decoder: Any, tokens: Tensor, image: "_SharedImage", size: torch.Size, wanted: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Masks and scores of some prompts; a function of its own, so that nothing large is left for the next ones."""
+    outputs, seen = _run_transformer(decoder.transformer, tokens, image, wanted)
+    scores = decoder.iou_prediction_head(outputs[:, 0])[:, [token - 1 for token in wanted[1:]]]
+    return _make_masks(decoder, outputs[:, 1:], seen, size, wanted), scores
 
 
 class _SharedImage:
@@ -292,7 +301,9 @@ def _run_transformer(
         mixed = _look_at_image(inwards, queries + points, placed_keys, keys, image)
         queries = layer.layer_norm2(queries + mixed)
         queries = layer.layer_norm3(queries + layer.mlp(queries))
-        keys = layer.layer_norm4(_look_at_tokens(outwards, placed_keys, keys, queries + points, queries, image))
+        keys = _look_at_tokens(outwards, placed_keys, keys, queries + points, queries, image)
+        del placed_keys  # as large as the image of each prompt, like what the norm is about to make
+        keys = layer.layer_norm4(keys)
     chosen, attention = queries[:, wanted], transformer.final_attn_token_to_image
     mixed = _look_at_image(attention, chosen + points[:, wanted], keys + image.places, keys, image)
     return transformer.layer_norm_final_attn(chosen + mixed), keys
@@ -332,7 +343,10 @@ def _look_at_image(
 def _look_at_tokens(
     attention: Any, placed_keys: Tensor | None, keys: Tensor, queries: Tensor, values: Tensor, image: _SharedImage
 ) -> Tensor:
-    """Images (prompts, positions, channels), or the shared one, look at their tokens, and add what they see."""
+    """Images (prompts, positions, channels) look at their tokens, and what they see is added in place.
+
+    The shared image stays as it is; one for each prompt is made of it.
+    """
     heads = attention.num_attention_heads
     key = _to_heads(attention, attention.k_proj(queries)) * attention.scaling  # (prompts, heads, tokens, dim)
     if placed_keys is None:
@@ -346,7 +360,9 @@ def _look_at_tokens(
     value = (value @ attention.out_proj.weight.T.unflatten(0, (heads, -1))).flatten(1, 2)
     # A head's probabilities add up to 1, so that every token carries its share of the bias
     value = value + attention.out_proj.bias / heads  # (prompts, heads * tokens, channels)
-    return torch.baddbmm(keys.expand(len(value), -1, -1), probabilities.transpose(1, 2), value)
+    if placed_keys is None:
+        return torch.baddbmm(keys.expand(len(value), -1, -1), probabilities.transpose(1, 2), value)
+    return keys.baddbmm_(probabilities.transpose(1, 2), value)
 
 
 def _make_masks(decoder: Any, tokens: Tensor, keys: Tensor, size: torch.Size, wanted: list[int]) -> Tensor:
