@@ -30,6 +30,7 @@ from clipsam_hf.export import export_onnx, runner
 from clipsam_hf.export.folder import SETTINGS_NAME
 from clipsam_hf.image_loading import ImageReadError, load_rgb
 from clipsam_hf.inference_clipsam import ClipSamInference
+from clipsam_hf.patches_clipsam import crop_roi, read_roi
 from clipsam_hf.refinement_clipsam import RefinementOptions, merge_masks, resample_masks, resize_map
 from clipsam_hf.refiner_clipsam import prepare_photographs
 from clipsam_hf.regions_clipsam import Frame, build_prompts, describe_regions, judge, relative_threshold
@@ -181,6 +182,18 @@ def test_maps_and_masks_are_resized_as_in_the_package() -> None:
         np.testing.assert_allclose(runner.resample_masks(masks.numpy(), (content, 64), (37, 53)), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (518, 518), (900, 700)])
+def test_regions_of_interest_are_those_of_the_package(size: tuple[int, int]) -> None:
+    for shape in ((1, 1), (13, 7), (518, 300), (1111, 2003)):
+        roi = np.random.default_rng(0).random(shape) < 0.5
+        roi[0, 0] = True
+        image = Image.fromarray(roi)
+        np.testing.assert_array_equal(runner.read_roi(image), read_roi(image).numpy())
+        np.testing.assert_array_equal(runner.crop_roi(roi, size), crop_roi(read_roi(roi), size).numpy())
+    with pytest.raises(ValueError, match="region of interest is empty"):
+        runner.read_roi(Image.new("L", (4, 3)))
+
+
 def as_bytes_of(mode: str) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
     if mode == "I;16":
@@ -326,11 +339,19 @@ def slow_export(test: Any) -> Any:
 
 
 def ask_package(
-    model: Any, processor: Any, image: Any, name: str, *, refine: bool = True, references: Any = None
+    model: Any,
+    processor: Any,
+    image: Any,
+    name: str,
+    *,
+    refine: bool = True,
+    references: Any = None,
+    roi: np.ndarray | None = None,
 ) -> tuple[Answer, np.ndarray]:
     """What the pipeline says of a photograph as a whole, and its map in CLIP's frame."""
     inference = ClipSamInference(model, processor)
-    (prediction,) = inference.predict([inference.prepare(image, name, refine=refine)], references)
+    region = None if roi is None else read_roi(roi)
+    (prediction,) = inference.predict([inference.prepare(image, name, refine=refine, roi=region)], references)
     answer = make_answer(model.config, prediction, refine=refine, references=references)
     return answer, prediction.anomaly_map.numpy()
 
@@ -350,19 +371,20 @@ def assert_same(found: runner.Result, expected: Answer) -> None:
     )
 
 
-def compare(
-    folder: Path, model: Any, processor: Any, *, references: Any = None, modes: tuple[bool, ...] = (True, False)
-) -> None:
-    """Photographs of odd sizes get the same answers, and different ones."""
-    exported, maps = runner.Runner(folder, num_threads=1), []
-    for size in ((61, 97), (120, 63), (50, 50)):
-        for refine in modes:
-            expected, _ = ask_package(
-                model, processor, photograph(*size), "candle", refine=refine, references=references
-            )
-            assert_same(exported.predict(photograph(*size), "candle", refine=refine), expected)
-            maps.append(expected.anomaly_map)
-    assert len(modes) == 1 or not np.allclose(maps[0], maps[1], atol=1e-3)  # SAM had a say
+def compare(folder: Path, model: Any, processor: Any) -> None:
+    """Photographs of odd sizes get the same answers, and different ones, with a region of interest and without."""
+    exported, roi = runner.Runner(folder, num_threads=1), np.zeros((40, 30), dtype=bool)
+    roi[5:33, 4:21] = True
+    for where in (None, roi):
+        maps = []
+        for size in ((61, 97), (120, 63), (50, 50)):
+            for refine in (True, False):
+                image = photograph(*size)
+                expected, _ = ask_package(model, processor, image, "candle", refine=refine, roi=where)
+                assert_same(exported.predict(image, "candle", refine=refine, roi_mask=where), expected)
+                maps.append(expected.anomaly_map)
+        assert not np.allclose(maps[0], maps[1], atol=1e-3)  # SAM had a say
+        assert (maps[0].min() == 0) == (where is not None)
 
 
 @slow_export
@@ -395,7 +417,9 @@ def test_an_export_runs_where_there_is_no_torch(
         BLOCKER
         + f"import runpy; sys.argv[0] = {str(moved / 'run.py')!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
+    Image.new("L", (4, 3), "white").save(tmp_path / "everywhere.png")
     arguments = ["photo.png", "broken.jpg", "--class-name", "candle", "--check", "--maps", "maps"]
+    arguments += ["--roi", "everywhere.png"]
     done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
     first, second = map(json.loads, done.stdout.splitlines())
@@ -443,13 +467,17 @@ def test_sam_hq_is_exported(tiny_config: ClipSamConfig, tiny_processor: ClipSamP
 
 
 @slow_export
-@pytest.mark.parametrize("text_weight", [0.0, 0.25])
+@pytest.mark.parametrize(("text_weight", "has_roi"), [(0.0, True), (0.25, False)])
 def test_references_become_part_of_an_export(
-    text_weight: float, tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor, tmp_path: Path
+    text_weight: float, has_roi: bool, tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor, tmp_path: Path
 ) -> None:
     tiny_config.reference_text_weight = text_weight
     model, good = trained(tiny_config), [photograph(seed=seed) for seed in (1, 2, 3)]
-    references = ClipSamReferences.from_images(model, tiny_processor, good, class_name="candle")
+    roi = np.ones((40, 30), dtype=bool)
+    roi[:, :6] = False
+    references = ClipSamReferences.from_images(
+        model, tiny_processor, good, class_name="candle", roi_mask=roi if has_roi else None
+    )
     folder = tmp_path / "exported"
     with pytest.raises(ValueError, match="know no other name, got 'object'"):
         export_onnx(model, tiny_processor, folder, ["object"], references=references)
@@ -460,7 +488,9 @@ def test_references_become_part_of_an_export(
             expected, _ = ask_package(
                 model, tiny_processor, photograph(seed=seed), "candle", refine=refine, references=references
             )
-            assert_same(exported.predict(photograph(seed=seed), refine=refine), expected)
+            found = exported.predict(photograph(seed=seed), refine=refine)
+            assert_same(found, expected)
+            assert (found.anomaly_map[:, :10] == 0).all() == has_roi
 
 
 @slow_export

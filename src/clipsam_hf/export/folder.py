@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..answers_clipsam import find_thresholds
 from ..files import digest_file, fill_folder_atomically
@@ -27,6 +28,7 @@ __all__ = ["FORMAT", "RUNNER_NAME", "SETTINGS_NAME", "check_export", "check_fold
 FORMAT = 1
 SETTINGS_NAME = "clipsam.json"
 RUNNER_NAME = "run.py"
+ROI_NAME = "roi.png"
 
 
 def export_onnx(
@@ -81,6 +83,8 @@ def export_onnx(
             write_graph(make_graph(name, model, size, references), path)
             if int8 and name in QUANTIZED:
                 quantize_graph(path)
+        if settings["roi"] is not None:
+            Image.fromarray(references.roi_mask.cpu().numpy()).save(folder / settings["roi"])
         shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUNNER_NAME)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         settings["int8"], settings["files"] = int8, {path.name: digest_file(path) for path in files}
@@ -118,8 +122,6 @@ def check_export(model: Any, processor: Any, class_names: Sequence[str], referen
     if references is None:
         return
     references.check(model, processor)
-    if references.roi_mask is not None:
-        raise ValueError("References with a region of interest cannot be exported; crop the photographs instead.")
     if list(class_names) != [references.class_name]:
         raise ValueError(
             f"References of {references.class_name!r} know no other name, got {', '.join(map(repr, class_names))}."
@@ -148,6 +150,7 @@ def _describe(model: Any, processor: Any, class_names: Sequence[str], references
         "torch": torch.__version__,
         "localizer": config.localizer,
         "references": None if references is None else len(references),
+        "roi": None if references is None or references.roi_mask is None else ROI_NAME,
         "clip": {**_look(clip), "size": [clip.size["height"], clip.size["width"]]},
         "sam": {
             **_look(sam),

@@ -132,6 +132,7 @@ class Runner:
         image: Any,
         class_name: str | None = None,
         *,
+        roi_mask: Any = None,
         refine: bool = True,
         threshold: float | None = None,
         decision_threshold: float | None = None,
@@ -141,6 +142,9 @@ class Runner:
         Args:
             image: a path, a binary file or a PIL image.
             class_name (`str`, *optional*): what it shows, one of `class_names`; not needed if there is one only.
+            roi_mask (*optional*): an image too, or a bool array (height, width), not black where to look; brought to
+                the size of the photograph. Maps are 0 elsewhere, and nothing scores. Where the references of the
+                export have one of their own, both hold.
             refine (`bool`): whether SAM refines the map.
             threshold (`float`, *optional*): of the map, in [0, 1]; by default the model's.
             decision_threshold (`float`, *optional*): of the score, likewise.
@@ -149,7 +153,8 @@ class Runner:
             [`Result`].
 
         Raises:
-            ValueError: if the class name is unknown, a threshold is out of range, or the photograph cannot be read.
+            ValueError: if the class name is unknown, a threshold is out of range, the region of interest is empty, or
+                an image cannot be read.
             OSError: if there is none.
         """
         for name, value in (("threshold", threshold), ("decision_threshold", decision_threshold)):
@@ -164,15 +169,20 @@ class Runner:
                 stacklevel=2,
             )
         rough_map, text_score = self.localize(photograph, class_name)
-        final_map = self.refine(rough_map, photograph) if refine else rough_map
+        rois = [read_roi(roi) for roi in (self._roi, roi_mask) if roi is not None]
+        inside = np.all([np.ones(rough_map.shape, bool), *(crop_roi(roi, rough_map.shape) for roi in rois)], axis=0)
+        rough_map = rough_map * inside
+        final_map = self.refine(rough_map, photograph, inside) * inside if refine else rough_map
         own = self.settings["thresholds"]["refined" if refine else "rough"]
         is_default = threshold is None
         if threshold is None:
             threshold = own["map"]
             if threshold is None:  # nobody calibrated it
-                threshold = relative_threshold(final_map, self.settings["refinement"]["region_deviations"])
+                threshold = relative_threshold(final_map[inside], self.settings["refinement"]["region_deviations"])
         decision_threshold = own["score"] if decision_threshold is None else decision_threshold
 
+        # The score by text is one of the whole photograph
+        text_score = None if rois else text_score
         score = self.score(rough_map if self.settings["score"]["of_rough_map"] else final_map, text_score)
         full_map = resize_map(final_map, size)
         full_rough = partial(resize_map, rough_map, size) if is_default else None
@@ -195,8 +205,8 @@ class Runner:
             raise ValueError("The model's map holds NaN or infinite values: check the export.")
         return rough_map[0], float(scores[0][0]) if scores else None
 
-    def refine(self, rough_map: np.ndarray, photograph: Image.Image) -> np.ndarray:
-        """Return the map refined by SAM, (height, width) in CLIP's frame."""
+    def refine(self, rough_map: np.ndarray, photograph: Image.Image, inside: np.ndarray | None = None) -> np.ndarray:
+        """Return the map refined by SAM, (height, width) in CLIP's frame; `inside`, likewise, is where to look."""
         options, sam = self.settings["refinement"], self.settings["sam"]
         content = fit_square((photograph.height, photograph.width), sam["longest_edge"])
         if min(content) < 1:
@@ -206,7 +216,8 @@ class Runner:
             )
         threshold = options["binarize_threshold"]
         if options["region_rule"] == "relative":
-            threshold = relative_threshold(rough_map, options["region_deviations"])
+            values = rough_map if inside is None else rough_map[inside]
+            threshold = relative_threshold(values, options["region_deviations"])
         regions = find_regions(rough_map, threshold, options)
         masks, scores = np.zeros((0, 1, 1, 1), np.float32), np.zeros((0, 1), np.float32)
         if regions:
@@ -229,6 +240,11 @@ class Runner:
             return float(anomaly_map.max())
         count = max(1, round(settings["score_top_fraction"] * anomaly_map.size))
         return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean())
+
+    @cached_property
+    def _roi(self) -> np.ndarray | None:
+        name = self.settings.get("roi")
+        return None if name is None else read_roi(self.folder / name)
 
     @cached_property
     def _localizer(self) -> Any:
@@ -293,6 +309,25 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         opaque.alpha_composite(image.convert("RGBA"))
         image = opaque
     return image.convert("RGB")
+
+
+def read_roi(roi_mask: Any) -> np.ndarray:
+    """Read a region of interest, bool (height, width), from an image that is not black there."""
+    image = roi_mask if isinstance(roi_mask, np.ndarray) else np.asarray(read_photograph(roi_mask))
+    inside: np.ndarray = image if image.ndim == 2 else image.any(axis=-1)
+    if not inside.any():
+        raise ValueError("The region of interest is empty: its mask is black everywhere.")
+    return inside
+
+
+def crop_roi(roi: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Bring a region of interest to the size of a map: the nearest pixels, in float32 as torch does it."""
+    rows, columns = (
+        ((np.arange(cells, dtype=np.float32) + np.float32(0.5)) / np.float32(cells) * np.float32(length)).astype(int)
+        for cells, length in zip(size, roi.shape, strict=True)
+    )
+    inside: np.ndarray = roi[rows.clip(max=roi.shape[0] - 1)[:, None], columns.clip(max=roi.shape[1] - 1)]
+    return inside
 
 
 def to_pixels(photograph: Image.Image, size: Any, look: dict[str, Any]) -> np.ndarray:
@@ -546,6 +581,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mark defects in photographs with an exported ClipSAM.")
     parser.add_argument("photographs", nargs="*", help="files")
     parser.add_argument("--class-name", help="what they show; not needed if the export knows one name only")
+    parser.add_argument("--roi", metavar="MASK", help="image that is not black where to look")
     parser.add_argument("--no-refine", action="store_true", help="CLIP's map alone, without SAM")
     parser.add_argument("--threshold", type=float, help="of the map, in [0, 1]; by default the model's")
     parser.add_argument("--decision-threshold", type=float, help="of the score, for the verdict; likewise")
@@ -558,12 +594,13 @@ def main() -> int:
             raise ValueError(f"These files are not what was exported: {', '.join(damaged)}.")
         if given.class_name not in runner.class_names and (given.class_name or len(runner.class_names) > 1):
             raise ValueError(f"--class-name must be one of {', '.join(runner.class_names)}, got {given.class_name}.")
+        roi = None if given.roi is None else read_roi(given.roi)
         if given.maps is not None:
             given.maps.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options = {"threshold": given.threshold, "decision_threshold": given.decision_threshold}
+    options = {"threshold": given.threshold, "decision_threshold": given.decision_threshold, "roi_mask": roi}
     code = 0
     for number, path in enumerate(given.photographs, start=1):
         try:
