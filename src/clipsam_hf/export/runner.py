@@ -314,7 +314,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 def read_roi(roi_mask: Any) -> np.ndarray:
     """Read a region of interest, bool (height, width), from an image that is not black there."""
     image = roi_mask if isinstance(roi_mask, np.ndarray) else np.asarray(read_photograph(roi_mask))
-    inside: np.ndarray = image if image.ndim == 2 else image.any(axis=-1)
+    inside: np.ndarray = np.any(image.reshape(*image.shape[:2], -1), axis=-1)
     if not inside.any():
         raise ValueError("The region of interest is empty: its mask is black everywhere.")
     return inside
