@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-UMCI of `clipsam-small`: the package's own training on cached features, whole photographs and generated scenes in turn.
+UMCI of `clipsam-small`: the package's own training on cached features, whole photographs and generated scenes.
 
 The texts of a batch ask for any defect, for one kind, or for nothing; a photograph may be called by any name.
 """
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from clipsam_hf.configuration_clipsam import ClipSamConfig
+from clipsam_hf.configuration_clipsam import FUSED_FEATURES, ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
@@ -41,9 +41,11 @@ class UmciSettings:
     umci_hidden_size: int = 64
     normalize_features: bool = True
     head: Literal["conv", "text"] = "conv"
+    fused_features: tuple[str, ...] = FUSED_FEATURES
     num_steps: int = 600
     scenes_per_batch: int = 12
     photographs_per_batch: int = 3
+    scene_share: float = 0.5
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_steps: int = 50
@@ -88,6 +90,7 @@ def build_model(
         umci_hidden_size=settings.umci_hidden_size,
         normalize_features=settings.normalize_features,
         head=settings.head,
+        fused_features=settings.fused_features,
         **fields,
     )
     model = ClipSamForAnomalySegmentation(config)
@@ -98,7 +101,7 @@ def build_model(
 
 class UmciBatches:
     """
-    The batches of the stage, as a function of the step: scenes and photographs in turn.
+    The batches of the stage, as a function of the step: scenes or photographs.
 
     Args:
         clip: For the embeddings of the sentences, which are made once.
@@ -130,7 +133,7 @@ class UmciBatches:
     def __call__(self, step: int) -> dict[str, Any]:
         """Return the keyword arguments of the forward call of a step."""
         rng, options = np.random.default_rng((self.seed, step, 301)), self.settings
-        if self.photographs and step % 2:
+        if self.photographs and rng.random() >= options.scene_share:
             cache = self.photographs[rng.integers(len(self.photographs))]
             batch = cache.draw(rng, options.photographs_per_batch)
         else:
@@ -175,9 +178,9 @@ def choose(bank: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def train_head(
-    model: ClipSamForAnomalySegmentation, batches: UmciBatches, settings: UmciSettings, folder: Path
+    model: ClipSamForAnomalySegmentation, batches: UmciBatches, settings: UmciSettings, folder: Path | None
 ) -> None:
-    """Train the head by the package, or go on with it."""
+    """Train the head by the package, or go on with what the folder holds."""
     train_umci(
         model,
         batches,

@@ -30,6 +30,7 @@ from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
 from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.data import AnomalyFolder
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.training.calibration import calibrate
 
 
 __all__ = ["NUM_LAYERS", "main"]
@@ -106,21 +107,32 @@ def tune_text(arguments: argparse.Namespace) -> None:
 
 
 def train_head_of(arguments: argparse.Namespace) -> None:
-    """Train UMCI, and save the model with the SAM of the embedded checkpoint, which has no say yet."""
+    """
+    Train UMCI, and save the model with the SAM of the embedded checkpoint.
+
+    Thresholds and the weight of SAM's masks are chosen on whole photographs of the sets that it was shown.
+    """
     folder, settings = arguments.output_dir, UmciSettings()
     run = folder / arguments.run
     clip, tokenizer = CLIPModel.from_pretrained(run / "clip"), CLIPTokenizer.from_pretrained(run / "clip")
     sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
     torch.manual_seed(arguments.seed)
-    model = build_model(clip, sam, settings, refine_weight=0.0, auxiliary_seed=arguments.seed)
+    model = build_model(clip, sam, settings, auxiliary_seed=arguments.seed)
     scenes, photographs = read_features(folder, arguments.leave_out)
     names = read_names(arguments.materials)
     batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, arguments.seed)
     train_head(model, batches, settings, run / "umci")
     model.config.auxiliary_dataset = " + ".join(["generated images", *photographs])
-    model.save_pretrained(run / "clipsam-small")
     sam_size = sam.config.vision_config.image_size
-    build_processor(tokenizer, clip_size=settings.image_size, sam_size=sam_size).save_pretrained(run / "clipsam-small")
+    processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=sam_size)
+    samples = [
+        sample for root in arguments.data_dir if root.name in photographs for sample in AnomalyFolder(root, split=None)
+    ]
+    print(calibrate(model, processor, samples), flush=True)
+    # What texts alone say of an image is no verdict: `clipsam calibrate` makes one from good photographs
+    model.config.decision_threshold = None
+    model.save_pretrained(run / "clipsam-small")
+    processor.save_pretrained(run / "clipsam-small")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

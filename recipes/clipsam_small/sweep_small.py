@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: 2026 The clipsam_hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Which head to take: each is trained with a set left out, and measured on that set's whole photographs.
+
+    python recipes/clipsam_small/sweep_small.py --output_dir runs/small --materials materials \
+        --sets cookie --sets ball_screw
+
+The text tower of `train_small.py text --leave_out SET --run without_SET` must be there. Everything is of cached
+features, so that a head takes about a minute. A line for each head, set and seed is written as it comes, and those
+that are there are not made again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean
+
+import torch
+from probe_small import SIDE
+from small_features import LAYERS, SceneCache
+from small_umci import UmciBatches, UmciSettings, build_model, build_processor, train_head
+from torch.nn import functional as F
+from train_small import read_features, read_names
+from transformers import CLIPModel, CLIPTokenizer
+
+from clipsam_hf import EMBEDDED_CHECKPOINT
+from clipsam_hf.inference_clipsam import ClipSamInference
+from clipsam_hf.metrics import AnomalyMetrics
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+
+
+__all__ = ["HEADS", "main"]
+
+TEXT_ONLY = UmciSettings(fused_features=("original",), head="text")
+HEADS = {
+    "all features": UmciSettings(),
+    "all features, 32 wide": UmciSettings(umci_hidden_size=32),
+    "all features, text head": UmciSettings(head="text"),
+    "V_ori, text head": TEXT_ONLY,
+    "V_ori, text head, 32 wide": replace(TEXT_ONLY, umci_hidden_size=32),
+    "V_ori, text head, block 9": replace(TEXT_ONLY, feature_layers=(9,)),
+    "V_ori, text head, blocks 3, 6, 9": replace(TEXT_ONLY, feature_layers=(3, 6, 9)),
+    "V_ori, text head, 100 steps": replace(TEXT_ONLY, num_steps=100),
+    "V_ori, text head, few scenes": replace(TEXT_ONLY, scene_share=0.2),
+    "V_ori, text head, as they are": replace(TEXT_ONLY, normalize_features=False),
+    "V_ori": UmciSettings(fused_features=("original",)),
+}
+"""The heads by name."""
+FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")
+
+
+@torch.no_grad()
+def measure(inference: ClipSamInference, cache: SceneCache, layers: Sequence[int]) -> dict[str, float]:
+    """Return the figures of the rough maps of whole photographs."""
+    model, metrics = inference.model, AnomalyMetrics()
+    for number, word in enumerate(cache.words):
+        scene = cache.take([number])
+        maps = tuple(scene.features[:, LAYERS.index(layer)] for layer in layers)
+        rough = model(feature_maps=maps, text_embeds=inference.embed(word)[None]).rough_anomaly_map
+        anomaly_map = F.interpolate(rough[None], (SIDE, SIDE), mode="bilinear")[0, 0]
+        truth = F.interpolate((scene.kinds > 0)[None].float(), (SIDE, SIDE), mode="nearest")[0, 0] > 0
+        score = float(model.score(rough))
+        metrics.update(
+            anomaly_map.numpy(), truth.numpy(), "all", image_score=score, label=bool((scene.kinds > 0).any())
+        )
+    figures = metrics.compute()["mean"]
+    return {name: figures[name] for name in FIGURES}
+
+
+def try_head(arguments: argparse.Namespace, settings: UmciSettings, left_out: str, seed: int) -> dict[str, float]:
+    """Train a head without a set, and return its figures there."""
+    folder = arguments.output_dir
+    clip_folder = folder / f"without_{left_out}" / "clip"
+    clip, tokenizer = CLIPModel.from_pretrained(clip_folder), CLIPTokenizer.from_pretrained(clip_folder)
+    sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
+    torch.manual_seed(seed)
+    model = build_model(clip, sam, settings)
+    scenes, photographs = read_features(folder, [left_out])
+    names = read_names(arguments.materials)
+    batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, seed)
+    train_head(model, batches, settings, None)
+    processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=256)
+    cache = SceneCache(folder / "photographs" / left_out)
+    return measure(ClipSamInference(model, processor), cache, settings.feature_layers)
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True, help="that of train_small.py")
+    parser.add_argument("--materials", type=Path, required=True, help="as for train_small.py")
+    parser.add_argument("--sets", action="append", required=True, help="name of a set to leave out; may be repeated")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS), metavar="HEAD")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--num_threads", type=int, default=1)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print a row for each head: the mean over the seeds of each set, and how far they are apart."""
+    arguments = parse_args()
+    torch.set_num_threads(arguments.num_threads)
+    path = arguments.output_dir / "sweep.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for seed in range(arguments.seeds):
+        for name in arguments.heads:
+            for left_out in arguments.sets:
+                key = {
+                    "head": name,
+                    "set": left_out,
+                    "seed": seed,
+                    "settings": json.loads(json.dumps(asdict(HEADS[name]))),
+                }
+                if any(key.items() <= line.items() for line in lines):
+                    continue
+                lines.append({**key, **try_head(arguments, HEADS[name], left_out, seed)})
+                with path.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+                print(name, left_out, seed, *(f"{100 * lines[-1][figure]:.1f}" for figure in FIGURES), flush=True)
+    for name in arguments.heads:
+        for left_out in arguments.sets:
+            rows = [line for line in lines if (line["head"], line["set"]) == (name, left_out)]
+            cells = [
+                f"{100 * mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+                for values in ([row[figure] for row in rows] for figure in FIGURES)
+            ]
+            print("|", " | ".join([name, left_out, *cells]), "|")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
