@@ -238,6 +238,17 @@ def test_white_space_of_a_name_does_not_matter(tiny_processor: ClipSamProcessor)
     assert torch.equal(spaced, tiny_processor(text="wax candle", return_tensors="pt")["input_ids"])
 
 
+def test_a_word_of_which_the_model_knows_no_part_is_told_once(
+    tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(processing_clipsam.logger, "warning", said.append)
+    processing_clipsam._warn_once.cache_clear()
+    for name in ("photo 1234", "photo zqzq", "zqzq"):  # digits are read one by one, and known
+        tiny_processor(text=name)
+    assert [each.partition(":")[0] for each in said] == ["'zqzq' says nothing to this model"]
+
+
 def test_long_name_is_refused(tiny_processor: ClipSamProcessor) -> None:
     with pytest.raises(ValueError, match=r"tokens, and CLIP reads 77.*Choose a shorter class name"):
         tiny_processor(text="candle " * 400, return_tensors="pt")

@@ -4,9 +4,10 @@
 
 import difflib
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
@@ -399,10 +400,10 @@ class ClipSamProcessor(ProcessorMixin):
 
     def _warn_of_unknown_words(self, class_name: str) -> None:
         """A word that falls into single letters has no part that the text tower ever learned anything about."""
-        for word in class_name.split():
+        for word in re.findall(r"[^\W\d_]+", class_name):  # digits are no parts of words: CLIP reads each alone
             parts = self.tokenizer.tokenize(word)
             if len(parts) > 1 and all(len(part.removesuffix("</w>")) == 1 for part in parts):
-                logger.warning_once(
+                _warn_once(
                     f"{word!r} says nothing to this model: no part of the word was in its training texts. A common"
                     " word for the shape or the material may do better."
                 )
@@ -412,6 +413,12 @@ class ClipSamProcessor(ProcessorMixin):
         for token in self.tokenizer.all_special_tokens:
             if token and token.lower() in class_name.lower():
                 raise ValueError(f"A class name must not hold the tokenizer's {token!r}, got {class_name!r}.")
+
+
+@lru_cache(maxsize=256)
+def _warn_once(message: str) -> None:
+    """The library's `warning_once` keeps every message for good, and a server may be asked for any number of words."""
+    logger.warning(message)
 
 
 def check_class_name(class_name: Any) -> str:
