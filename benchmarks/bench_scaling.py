@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import full_size
 import numpy as np
 import torch
+import torch.nn.functional as F
 from bench_localizers import build_memory
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -73,7 +74,7 @@ def prepare_batch(options: argparse.Namespace) -> Callable[[int], Way]:
 def build_clip(options: argparse.Namespace) -> tuple[Any, torch.Tensor]:
     """CLIP, beside a SAM that is not run, and the embeddings of a class."""
     model = full_size.build_model("tiny", is_tiny=options.tiny)
-    return model, torch.randn(1, 2, model.config.clip_config.projection_dim)
+    return model, F.normalize(torch.randn(1, 2, model.config.clip_config.projection_dim), dim=-1)
 
 
 def prepare_photograph(options: argparse.Namespace) -> Callable[[int], Way]:
