@@ -53,6 +53,8 @@ def main() -> None:
         # Of no earlier compilation
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         rough = model(pixel_values=inputs["pixel_values"], text_embeds=inputs["text_embeds"]).rough_anomaly_map
+        if not options.checkpoint:
+            model.config.binarize_threshold = float(rough.quantile(0.9))  # noise has regions too
         rows = []
         if "clip" in options.parts:
             rows += measure_clip(model, inputs, rough, options)
@@ -79,7 +81,7 @@ def build(options: argparse.Namespace) -> tuple[ClipSamForAnomalySegmentation, d
         inputs["text_embeds"] = model.get_text_embeddings(inputs["input_ids"], inputs["attention_mask"])
         return model, inputs
     size = "tiny" if options.tiny else options.sam
-    model = full_size.build_model(size, is_tiny=options.tiny, region_rule="relative").to(options.device)
+    model = full_size.build_model(size, is_tiny=options.tiny).to(options.device)
     generator = torch.Generator().manual_seed(0)
     inputs = {
         "pixel_values": torch.randn(1, 3, 518, 518, generator=generator),
