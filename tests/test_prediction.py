@@ -3,6 +3,7 @@
 """`clipsam predict`: rows and pictures as the pipeline answers, runs that go on after a kill, what is refused."""
 
 import csv
+import errno
 import io
 import json
 import multiprocessing
@@ -472,17 +473,32 @@ def test_unreadable_photographs_are_rows_and_exit_code_1(checkpoint: Path, sourc
     assert all(row["score"] is not None for row in rows.values() if not row["error"])
 
 
-def test_interruption_keeps_the_state_and_says_how_to_go_on(
-    checkpoint: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fault", "exit_code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "out' is full: make room on it, and the same command"),
+    ],
+    ids=["interrupted", "full"],
+)
+def test_a_run_that_is_cut_keeps_the_state_and_says_how_to_go_on(
+    checkpoint: Path,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+    exit_code: int,
+    message: str,
 ) -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        raise fault
 
     options = ("--model", checkpoint, "--class-name", "candle", "--output", tmp_path / "out", "--num-workers", "0")
     with monkeypatch.context() as patch:
         interrupt_after(2, interrupt, patch)
         result = run(source, *options)
-    assert result.exit_code == 130 and "with --resume, without --overwrite, goes on" in result.stderr
+    assert result.exit_code == exit_code, result.output
+    assert f"{message} with --resume, without --overwrite, goes on from here" in result.stderr
     rows = (tmp_path / "out" / "predictions.state" / "rows-0000.jsonl").read_text()
     # What waits to be written when the interruption comes is done again
     assert [json.loads(row)["path"] for row in rows.splitlines()] == ["a.jpg", "a.png"][: rows.count("\n")]

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clipsam predict`."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,8 @@ from .options import (
 KINDS = ("overlay", "heatmap", "mask", "map")
 FORMATS = ("csv", "jsonl", "parquet")
 EXPORTS = ("coco", "labelme")
+
+GOES_ON = "the same command with --resume, without --overwrite, goes on from here"
 
 
 def predict(
@@ -101,8 +104,12 @@ def predict(
         try:
             predicted = predict_folder(network, processor, source, output, device=chosen_device, **chosen)
         except KeyboardInterrupt:
-            typer.echo("interrupted; the same command with --resume, without --overwrite, goes on from here", err=True)
+            typer.echo(f"interrupted; {GOES_ON}", err=True)
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(f"the disk of {str(output)!r} is full: make room on it, and {GOES_ON}") from error
     if predicted is None:
         return  # another process has the results
     typer.echo(predicted.to_text())
