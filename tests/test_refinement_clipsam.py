@@ -578,3 +578,29 @@ def test_merging_low_and_high_is_the_same_where_it_is_linear(merge: str, count: 
         expected = (expected - expected.min()) / (expected.max() - expected.min())
     merged = merge_masks(rough, masks, scores, frame, region_peaks=[0.7] * count, merge=merge)
     torch.testing.assert_close(merged, expected, atol=1e-6, rtol=0)
+
+
+@properties
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 5),
+    content=st.tuples(st.integers(3, 16), st.integers(3, 16)),
+    output=st.tuples(small_sides, small_sides),
+)
+def test_merging_low_is_never_below_the_full_size_and_equal_where_one_region_leads(
+    seed: int, count: int, content: tuple[int, int], output: tuple[int, int]
+) -> None:
+    """Between pixels of which one region leads everywhere, taking the maximum before or after makes no difference."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = 4 * torch.randn(count, 2, 8, 8, generator=generator)
+    scores, peaks = torch.rand(count, 2, generator=generator), torch.rand(count, generator=generator)
+    frame = Frame(content, 16)
+    merged = merge_masks(torch.zeros(output), masks, scores, frame, region_peaks=peaks.tolist(), refine_weight=1.0)
+
+    weights = peaks[:, None] * scores / scores.sum(1, keepdim=True)
+    low = (weights[..., None, None] * masks.sigmoid()).sum(1)  # (count, 8, 8)
+    full = resample_masks(low, frame, output).amax(0)
+    assert (merged - full).min() >= -1e-6
+    leads = torch.nn.functional.one_hot(low.argmax(0), count).permute(2, 0, 1).float()
+    one_leads = resample_masks(leads, frame, output).amax(0) > 1 - 1e-6
+    torch.testing.assert_close(merged[one_leads], full[one_leads], atol=1e-6, rtol=0)

@@ -10,7 +10,7 @@ from tiny_sam_hq import make_sam_hq_config
 from torch import Tensor, nn
 from transformers import SamConfig, SamHQModel, SamModel
 
-from clipsam_hf import sam_attention_clipsam
+from clipsam_hf import ClipSamForAnomalySegmentation, sam_attention_clipsam
 from clipsam_hf.refiner_clipsam import Refiner, find_refiner
 from clipsam_hf.regions_clipsam import SamPrompts
 from clipsam_hf.sam_attention_clipsam import can_decode, can_encode
@@ -51,9 +51,11 @@ def pixels_of(sam: Any, batch_size: int = 1) -> Tensor:
     return torch.randn(batch_size, 3, side, side, dtype=sam.dtype)
 
 
-def by_library(refiner: Refiner, function: str, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+def by_library(caller: Any, function: str, *args: Any, **kwargs: Any) -> Any:
+    """What a refiner, or a model of one, answers in the library's order."""
+    refiner = getattr(caller, "refiner", caller)
     refiner.rearranged = False
-    answer: tuple[Tensor, ...] = getattr(refiner, function)(*args, **kwargs)
+    answer = getattr(caller, function)(*args, **kwargs)
     refiner.rearranged = True
     return answer
 
@@ -189,6 +191,31 @@ def test_masks_lie_as_the_image_does() -> None:
     unlike = (masks[0, 0] - masks[0, 0].median()).abs()
     row, column = divmod(int(unlike.argmax()), 40)
     assert 8 <= row < 12 and 28 <= column < 32
+
+
+# --- Both of them
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [[[64, 64]], [[48, 64]], [[64, 9], [30, 64]]])
+def test_maps_are_those_of_the_librarys_order(
+    tiny_model: ClipSamForAnomalySegmentation, sizes: list[list[int]], dtype: torch.dtype
+) -> None:
+    model = tiny_model.to(dtype)
+    model.config.min_region_fraction, count = 0.0, len(sizes)
+    for name, parameter in model.sam.named_parameters():
+        nn.init.normal_(parameter, std=0.5 if "upscale" in name or "hypernetworks" in name else 0.15)
+    assert can_encode(model.sam.vision_encoder) and can_decode(model.sam, 7)
+    rough = torch.full((count, 40, 40), 0.1)
+    rough[:, 4:12, 4:9] = 0.8
+    rough[:, 25:, 20:34] = 0.6
+    inputs = {"sam_pixel_values": torch.randn(count, 3, 64, 64), "reshaped_input_sizes": torch.tensor(sizes)}
+    own, library = (
+        torch.stack([each.anomaly_map for each in answer])
+        for answer in (model.refine(rough, **inputs), by_library(model, "refine", rough, **inputs))
+    )
+    assert (library - rough / 2).std() > 0.005
+    torch.testing.assert_close(own, library, atol={torch.bfloat16: 2e-3}.get(dtype, 1e-5), rtol=0)
 
 
 # --- Whatever is unusual goes the library's way
