@@ -68,7 +68,7 @@ def multiplies_bfloat16(device: str) -> bool:
     if device != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
+    return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def build(options: argparse.Namespace) -> tuple[ClipSamForAnomalySegmentation, dict[str, Tensor]]:
