@@ -162,12 +162,7 @@ class Runner:
                 raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
         photograph = read_photograph(image)
         size = (photograph.height, photograph.width)
-        if max(size) > _LONGEST_ASPECT * min(size) or math.prod(size) > _MOST_PIXELS:
-            warnings.warn(
-                f"A photograph of {size[0]}x{size[1]} is looked at as a whole, where the package would look at tiles"
-                " too: small defects may be missed; crop it.",
-                stacklevel=2,
-            )
+        _warn_of_missing_tiles(size)
         rough_map, text_score = self.localize(photograph, class_name)
         rois = [read_roi(roi) for roi in (self._roi, roi_mask) if roi is not None]
         inside = np.all([np.ones(rough_map.shape, bool), *(crop_roi(roi, rough_map.shape) for roi in rois)], axis=0)
@@ -181,9 +176,8 @@ class Runner:
                 threshold = relative_threshold(final_map[inside], self.settings["refinement"]["region_deviations"])
         decision_threshold = own["score"] if decision_threshold is None else decision_threshold
 
-        # The score by text is one of the whole photograph
-        text_score = None if rois else text_score
-        score = self.score(rough_map if self.settings["score"]["of_rough_map"] else final_map, text_score)
+        scored_map = rough_map if self.settings["score"]["of_rough_map"] else final_map
+        score = self.score(scored_map, None if rois else text_score)  # that by text is of the whole photograph
         full_map = resize_map(final_map, size)
         full_rough = partial(resize_map, rough_map, size) if is_default else None
         is_anomalous, mask = judge(score, full_map, threshold, decision_threshold, full_rough)
@@ -309,6 +303,15 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         opaque.alpha_composite(image.convert("RGBA"))
         image = opaque
     return image.convert("RGB")
+
+
+def _warn_of_missing_tiles(size: tuple[int, int]) -> None:
+    if max(size) > _LONGEST_ASPECT * min(size) or math.prod(size) > _MOST_PIXELS:
+        warnings.warn(
+            f"A photograph of {size[0]}x{size[1]} is looked at as a whole, where the package would look at tiles too:"
+            " small defects may be missed; crop it.",
+            stacklevel=3,
+        )
 
 
 def read_roi(roi_mask: Any) -> np.ndarray:
