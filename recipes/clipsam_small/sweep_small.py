@@ -13,7 +13,6 @@ that are there are not made again.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -60,7 +59,7 @@ def measure(inference: ClipSamInference, cache: SceneCache, layers: Sequence[int
     for number, word in enumerate(cache.words):
         scene = cache.take([number])
         maps = tuple(scene.features[:, LAYERS.index(layer)] for layer in layers)
-        rough = model(feature_maps=maps, text_embeds=inference.embed(word)[None]).rough_anomaly_map
+        rough = model(feature_maps=maps, text_embeds=inference.embed(word)).rough_anomaly_map
         anomaly_map = F.interpolate(rough[None], (SIDE, SIDE), mode="bilinear")[0, 0]
         truth = F.interpolate((scene.kinds > 0)[None].float(), (SIDE, SIDE), mode="nearest")[0, 0] > 0
         score = float(model.score(rough))
@@ -131,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
