@@ -29,6 +29,7 @@ demo:  ## Segment a photograph with the embedded checkpoint
 
 bench:  ## Run ten minutes of benchmarks; benchmarks/README.md has all
 	$(PYTHON) benchmarks/bench_speed.py --prompts 20 --repeats 1
+	$(PYTHON) benchmarks/bench_scaling.py --parts photograph regions references
 	$(PYTHON) benchmarks/bench_loss.py
 	$(PYTHON) benchmarks/bench_pool.py
 
