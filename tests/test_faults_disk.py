@@ -142,21 +142,23 @@ def test_runs_that_are_killed_at_any_time_end_as_one(model: Model, tmp_path: Pat
     for number in range(60):
         photograph(number, (1, 2) if number % 3 else None).save(tmp_path / "in" / f"{number:02d}.png")
     options: dict[str, Any] = {"save": ["mask", "map"], "num_workers": 1}
+    start = time.perf_counter()
     predict(model, tmp_path / "in", tmp_path / "whole", **options)
+    seconds = time.perf_counter() - start
     rng, kills = random.Random(0), 0
     while kills < 8:
         process = multiprocessing.get_context("fork").Process(
             target=predict, args=(model, tmp_path / "in", tmp_path / "out"), kwargs={**options, "resume": True}
         )
         process.start()
-        time.sleep(rng.uniform(0.05, 1.5))
+        time.sleep(rng.uniform(0.0, seconds / 5))
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
         if process.exitcode == 0:
             break
     predict(model, tmp_path / "in", tmp_path / "out", resume=True, **options)
-    assert kills >= 2, "the machine is too fast for this test"
+    assert kills >= 2
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
