@@ -341,3 +341,10 @@ def test_an_empty_region_is_refused(pipe: Any) -> None:
 def test_a_map_in_the_photographs_size_is_that_of_the_join(inference: ClipSamInference) -> None:
     prediction = predict(inference, photograph(size=LONG), tile="auto")
     assert_close(torch.from_numpy(prediction.resized()), resize_map(prediction.anomaly_map, LONG))
+
+
+def test_a_region_between_the_maps_pixels_is_refused(pipe: Any) -> None:
+    point = np.zeros((500, 500), dtype=bool)
+    point[0, 0] = True
+    with pytest.raises(ValueError, match="holds no pixel of the map of 32 x 32: it is too small"):
+        pipe(photograph(size=(500, 500)), roi_mask=point, refine=False)

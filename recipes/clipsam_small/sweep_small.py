@@ -46,6 +46,13 @@ HEADS = {
     "V_ori, text head, 100 steps": replace(TEXT_ONLY, num_steps=100),
     "V_ori, text head, few scenes": replace(TEXT_ONLY, scene_share=0.2),
     "V_ori, text head, as they are": replace(TEXT_ONLY, normalize_features=False),
+    "V_ori, text head, 50 steps": replace(TEXT_ONLY, num_steps=50),
+    "V_ori, text head, 200 steps": replace(TEXT_ONLY, num_steps=200),
+    "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(TEXT_ONLY, feature_layers=(3, 6, 9), num_steps=50),
+    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(TEXT_ONLY, feature_layers=(3, 6, 9), num_steps=100),
+    "all features, text head, 50 steps": UmciSettings(head="text", num_steps=50),
+    "all features, text head, 100 steps": UmciSettings(head="text", num_steps=100),
+    "all features, 100 steps": UmciSettings(num_steps=100),
     "V_ori": UmciSettings(fused_features=("original",)),
 }
 """The heads by name."""

@@ -383,6 +383,10 @@ class ClipSamInference:
             for roi in (image.roi, of_references):
                 if roi is not None:
                     own &= crop_roi(roi.cpu(), size, image.box)
+            if image.box == WHOLE and not own.any():
+                raise ValueError(
+                    f"The region of interest holds no pixel of the map of {size[0]} x {size[1]}: it is too small."
+                )
         return inside
 
     def _predict_in_steps(
