@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import card_small
 import numpy as np
 import pytest
 import small_text
@@ -15,13 +16,18 @@ import small_words
 import torch
 from PIL import Image
 from probe_small import Discriminant, by_image, by_image_scaled
+from safetensors.torch import load_file
 from small_features import CachedScenes, SceneCache, build_cache
 from small_scenes import KINDS, Scenes, Surfaces, draw_scenes, name_of, read_materials
 from small_text import LockedContrast, TextSettings, build_clip, caption_loss, train_text
 from small_umci import UmciBatches, UmciSettings
 from small_words import STATES, find_teacher, product_names
 from torch import Tensor
+from train_small import halve_tower
 from transformers import CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
+
+from clipsam_hf.cards.evaluations import ScoredSet
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 
 PATCH, SIDE = 8, 32
@@ -181,7 +187,7 @@ def test_dense_loss_asks_patches_for_their_own_kind(contrast: LockedContrast) ->
     assert contrast.dense_loss(logits.flip(1), scenes, kinds=True).item() > 4
 
 
-def questions(**settings: float) -> UmciBatches:
+def questions(**settings: Any) -> UmciBatches:
     batches = object.__new__(UmciBatches)
     batches.settings = replace(
         UmciSettings(own_name=1.0, any_defect=0.0, present_kind=0.0, absent_kind=0.0), **settings
@@ -219,19 +225,56 @@ def test_a_question_for_what_is_not_there_is_answered_by_nothing() -> None:
     assert group == "normal" and not mask.any()
 
 
-def test_photographs_and_scenes_come_in_turn(cache_folder: Path) -> None:
-    batches = questions(any_defect=1.0)
+@pytest.mark.parametrize(("share", "count"), [(1.0, 4), (0.0, 2)])
+def test_scenes_and_photographs_have_their_share(cache_folder: Path, share: float, count: int) -> None:
+    batches = questions(any_defect=1.0, scene_share=share)
     batches.settings = replace(batches.settings, feature_layers=(6,), scenes_per_batch=4, photographs_per_batch=2)
     batches.scenes, batches.photographs, batches.seed = SceneCache(cache_folder), [SceneCache(cache_folder)], 0
     batches.bank["cookie"] = batches.bank["felt"]
-    first, second = batches(0), batches(1)
-    assert [len(each["labels"]) for each in (first, second)] == [4, 2]
-    (features,) = first["feature_maps"]
-    assert features.shape == (4, 16, 4, 4)
-    # block 6 is the second of those that are kept
-    drawn = batches.scenes.draw(np.random.default_rng((0, 0, 301)), 4)
+    batch = batches(0)
+    (features,) = batch["feature_maps"]
+    assert features.shape == (count, 16, 4, 4)
+    # block 6 is the second of those that are kept; before the images it is drawn what they are, and from which set
+    rng = np.random.default_rng((0, 0, 301))
+    rng.random()
+    if not share:
+        rng.integers(1)
+    drawn = batches.scenes.draw(rng, count)
     assert torch.equal(features, drawn.features[:, 1])
-    assert torch.equal(first["labels"], (drawn.kinds > 0).float())
+    assert torch.equal(batch["labels"], (drawn.kinds > 0).float())
+
+
+def test_the_tower_is_kept_in_halves_and_loaded_whole(
+    tiny_model: ClipSamForAnomalySegmentation, tiny_checkpoint: Path
+) -> None:
+    halve_tower(tiny_checkpoint / "model.safetensors")
+    kept = load_file(tiny_checkpoint / "model.safetensors")
+    loaded = ClipSamForAnomalySegmentation.from_pretrained(tiny_checkpoint).state_dict()
+    state = tiny_model.state_dict()
+    for name, tensor in kept.items():
+        is_of_tower = name.startswith("clip.vision_model.")
+        assert (tensor.dtype == torch.float16) == is_of_tower and loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], state[name].half().float() if is_of_tower else state[name])
+
+
+def test_the_card_has_a_table_for_each_protocol(
+    tiny_model: ClipSamForAnomalySegmentation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(content: dict[str, Any], model: object, seen: list[str]) -> ScoredSet:
+        assert model is tiny_model and seen == ["cookie"]
+        return ScoredSet(content["protocol"]["data"]["name"], content["protocol"], content["rows"], ())
+
+    monkeypatch.setattr("card_small.check_evaluation", check)
+    rows: list[dict[str, Any]] = [{"map_name": "rough", "category": name, "figures": {}} for name in ("mean", "tile")]
+    contents: list[dict[str, Any]] = [
+        {"protocol": {"setting": setting, "data": {"name": name, "images": 3, "abnormal_images": 1}}, "rows": rows}
+        for name, setting in (("mtd", "zero-shot"), ("plates", "zero-shot"), ("mtd", "8-shot"))
+    ]
+    tables = card_small.tables_of(contents, tiny_model, ["cookie"])
+    assert {setting: [name for name, _ in table] for setting, table in tables.items()} == {
+        "zero-shot": ["MTD, 3 photographs, 1 defective", "plates, 3 photographs, 1 defective"],
+        "8-shot": ["MTD, 3 photographs, 1 defective"],
+    }
 
 
 def test_discriminant_finds_the_direction_in_which_defects_differ() -> None:
