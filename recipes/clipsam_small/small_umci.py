@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SamImageProcessorPil, SamModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from clipsam_hf.configuration_clipsam import FUSED_FEATURES, ClipSamConfig
+from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
@@ -34,15 +34,15 @@ __all__ = ["UmciBatches", "UmciSettings", "build_model", "build_processor", "tra
 class UmciSettings:
     """Every choice of the stage."""
 
-    feature_layers: tuple[int, ...] = (6, 9)
+    feature_layers: tuple[int, ...] = (3, 6, 9)
     reference_layers: tuple[int, ...] = (6, 7)
     reference_neighbourhoods: tuple[int, ...] = (3,)
     image_size: int = 448
     umci_hidden_size: int = 64
     normalize_features: bool = True
-    head: Literal["conv", "text"] = "conv"
-    fused_features: tuple[str, ...] = FUSED_FEATURES
-    num_steps: int = 600
+    head: Literal["conv", "text"] = "text"
+    fused_features: tuple[str, ...] = ("original",)
+    num_steps: int = 100
     scenes_per_batch: int = 12
     photographs_per_batch: int = 3
     scene_share: float = 0.5

@@ -27,6 +27,7 @@ from train_small import read_features, read_names
 from transformers import CLIPModel, CLIPTokenizer
 
 from clipsam_hf import EMBEDDED_CHECKPOINT
+from clipsam_hf.configuration_clipsam import FUSED_FEATURES
 from clipsam_hf.inference_clipsam import ClipSamInference
 from clipsam_hf.metrics import AnomalyMetrics
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
@@ -34,28 +35,30 @@ from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 __all__ = ["HEADS", "main"]
 
-TEXT_ONLY = UmciSettings(fused_features=("original",), head="text")
+WHOLE = UmciSettings(feature_layers=(6, 9), fused_features=FUSED_FEATURES, head="conv", num_steps=600)
+TEXT_HEAD = replace(WHOLE, head="text")
+PLAIN = replace(TEXT_HEAD, fused_features=("original",))
 HEADS = {
-    "all features": UmciSettings(),
-    "all features, 32 wide": UmciSettings(umci_hidden_size=32),
-    "all features, text head": UmciSettings(head="text"),
-    "V_ori, text head": TEXT_ONLY,
-    "V_ori, text head, 32 wide": replace(TEXT_ONLY, umci_hidden_size=32),
-    "V_ori, text head, block 9": replace(TEXT_ONLY, feature_layers=(9,)),
-    "V_ori, text head, blocks 3, 6, 9": replace(TEXT_ONLY, feature_layers=(3, 6, 9)),
-    "V_ori, text head, 100 steps": replace(TEXT_ONLY, num_steps=100),
-    "V_ori, text head, few scenes": replace(TEXT_ONLY, scene_share=0.2),
-    "V_ori, text head, as they are": replace(TEXT_ONLY, normalize_features=False),
-    "V_ori, text head, 50 steps": replace(TEXT_ONLY, num_steps=50),
-    "V_ori, text head, 200 steps": replace(TEXT_ONLY, num_steps=200),
-    "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(TEXT_ONLY, feature_layers=(3, 6, 9), num_steps=50),
-    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(TEXT_ONLY, feature_layers=(3, 6, 9), num_steps=100),
-    "all features, text head, 50 steps": UmciSettings(head="text", num_steps=50),
-    "all features, text head, 100 steps": UmciSettings(head="text", num_steps=100),
-    "all features, 100 steps": UmciSettings(num_steps=100),
-    "V_ori": UmciSettings(fused_features=("original",)),
+    "all features": WHOLE,
+    "all features, 100 steps": replace(WHOLE, num_steps=100),
+    "all features, 32 wide": replace(WHOLE, umci_hidden_size=32),
+    "all features, text head": TEXT_HEAD,
+    "all features, text head, 50 steps": replace(TEXT_HEAD, num_steps=50),
+    "all features, text head, 100 steps": replace(TEXT_HEAD, num_steps=100),
+    "V_ori": replace(PLAIN, head="conv"),
+    "V_ori, text head": PLAIN,
+    "V_ori, text head, 50 steps": replace(PLAIN, num_steps=50),
+    "V_ori, text head, 100 steps": replace(PLAIN, num_steps=100),
+    "V_ori, text head, 200 steps": replace(PLAIN, num_steps=200),
+    "V_ori, text head, 32 wide": replace(PLAIN, umci_hidden_size=32),
+    "V_ori, text head, few scenes": replace(PLAIN, scene_share=0.2),
+    "V_ori, text head, as they are": replace(PLAIN, normalize_features=False),
+    "V_ori, text head, block 9": replace(PLAIN, feature_layers=(9,)),
+    "V_ori, text head, blocks 3, 6, 9": replace(PLAIN, feature_layers=(3, 6, 9)),
+    "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=50),
+    "V_ori, text head, blocks 3, 6, 9, 100 steps": UmciSettings(),
 }
-"""The heads by name."""
+"""The heads by name; the last one is taken."""
 FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")
 
 
