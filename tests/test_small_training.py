@@ -20,13 +20,16 @@ from safetensors.torch import load_file
 from small_features import CachedScenes, SceneCache, build_cache
 from small_scenes import KINDS, Scenes, Surfaces, draw_scenes, name_of, read_materials
 from small_text import LockedContrast, TextSettings, build_clip, caption_loss, train_text
-from small_umci import UmciBatches, UmciSettings
+from small_umci import UmciBatches, UmciSettings, raise_maps
 from small_words import STATES, find_teacher, product_names
 from torch import Tensor
+from torch.nn import functional
+from torch.testing import assert_close
 from train_small import halve_tower
 from transformers import CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
 
 from clipsam_hf.cards.evaluations import ScoredSet
+from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 
@@ -242,6 +245,30 @@ def test_scenes_and_photographs_have_their_share(cache_folder: Path, share: floa
     drawn = batches.scenes.draw(rng, count)
     assert torch.equal(features, drawn.features[:, 1])
     assert torch.equal(batch["labels"], (drawn.kinds > 0).float())
+
+
+def test_a_raised_map_has_a_half_at_the_threshold(tiny_config: ClipSamConfig) -> None:
+    tiny_config.update({"head": "text", "fused_features": ("original",)})
+    torch.manual_seed(0)
+    model = ClipSamForAnomalySegmentation(tiny_config).eval()
+    width = tiny_config.clip_config.projection_dim
+    texts = functional.normalize(torch.randn(2, width), dim=-1)
+    bank = {"cookie": {"normal": texts[:1], "abnormal": texts[1:]}}
+    maps = tuple(torch.randn(1, 32, 4, 4) for _ in model.umci)
+
+    def logits(texts: Tensor) -> list[Tensor]:
+        both = [umci(each, texts[None]) for umci, each in zip(model.umci, maps, strict=True)]
+        return [each[:, 1] - each[:, 0] for each in both]
+
+    with torch.no_grad():
+        for head in model.umci:  # what is given up shall have had nothing to say
+            head.fuse.weight[3] = head.fuse.bias[3] = 0.0
+        before = logits(texts)
+        raise_maps(model, bank, 0.2)
+        for raised, each in zip(logits(texts), before, strict=True):
+            assert_close(raised, each + np.log(4.0))
+        for raised, each in zip(logits(texts.flip(0)), before, strict=True):
+            assert_close(raised, -each - np.log(4.0))
 
 
 def test_the_tower_is_kept_in_halves_and_loaded_whole(

@@ -27,7 +27,7 @@ from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
 
 
-__all__ = ["UmciBatches", "UmciSettings", "build_model", "build_processor", "train_head"]
+__all__ = ["UmciBatches", "UmciSettings", "build_model", "build_processor", "raise_maps", "train_head"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,33 @@ def embed_group(clip: CLIPModel, tokenizer: CLIPTokenizer, group: str, name: str
 def choose(bank: Tensor, rng: np.random.Generator) -> Tensor:
     """Return one sentence's embedding or the mean of all, normalised: (projection_dim,)."""
     return F.normalize(bank.mean(0), dim=-1) if rng.random() < 0.5 else bank[rng.integers(len(bank))]
+
+
+@torch.no_grad()
+def raise_maps(model: ClipSamForAnomalySegmentation, bank: dict[str, dict[str, Tensor]], threshold: float) -> None:
+    """
+    Bring what a trained head gives at a threshold to a half, so that a map can be read on its scale from 0 to 1.
+
+    A head of few steps ranks pixels well and is sure of nothing. The texts of two states differ in much the same way
+    for every name; along that way a constant is added to the logits. Two kinds of defect, or swapped texts, do not
+    differ so, or the other way round. The channel with the least to say is given up for it.
+
+    Args:
+        model: With a text head.
+        bank: Normalised embeddings of the phrases by name and state, see [`UmciBatches`].
+        threshold: Of the rough map, in (0, 1).
+    """
+    means = [
+        [F.normalize(texts[state].mean(0), dim=-1) for texts in bank.values()] for state in ("normal", "abnormal")
+    ]
+    way = (torch.stack(means[1]) - torch.stack(means[0])).mean(0)
+    wanted = -torch.logit(torch.tensor(threshold)) * model.config.umci_hidden_size**0.5
+    heads: Any = model.umci
+    for head in heads:
+        weight = head.text_projection.weight
+        channel = int((head.fuse.weight.flatten(1).norm(dim=1) * (weight @ way).abs()).argmin())
+        head.fuse.weight[channel], head.fuse.bias[channel] = 0.0, 1.0
+        weight[channel] = wanted * way / way.square().sum()
 
 
 def train_head(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from small_features import LAYERS, SceneCache, build_cache
 from small_scenes import DAMAGED_BY_NATURE, Surfaces, draw_scenes, read_photographs
 from small_text import LockedContrast, TextSettings, build_clip, train_text
-from small_umci import UmciBatches, UmciSettings, build_model, build_processor, train_head
+from small_umci import UmciBatches, UmciSettings, build_model, build_processor, raise_maps, train_head
 from small_vision import to_clip_vision
 from small_wheel import load_dinov2
 from small_words import Teacher, build_tokenizer, common_words, find_teacher, product_names
@@ -130,7 +130,9 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     samples = [
         sample for root in arguments.data_dir if root.name in photographs for sample in AnomalyFolder(root, split=None)
     ]
-    print(calibrate(model, processor, samples), flush=True)
+    rough = calibrate(model, processor, samples, refine=False)
+    raise_maps(model, batches.bank, rough.binarize_threshold)
+    print(rough, calibrate(model, processor, samples), sep="\n", flush=True)
     # What texts alone say of an image is no verdict: `clipsam calibrate` makes one from good photographs
     model.config.decision_threshold = None
     model.save_pretrained(run / "clipsam-small")
