@@ -97,6 +97,7 @@ GROUND_LIBRARIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "scipy", "
 # Names of the ground floor are files, the others packages as a whole.
 UPPER_FLOOR: dict[str, set[str]] = {
     "version": set(),
+    "embedded": set(),
     "files": set(),
     "metrics": {"regions_clipsam"},
     "data": {"files", "image_loading"},
@@ -174,8 +175,8 @@ UPPER_FLOOR: dict[str, set[str]] = {
     "cli": {
         "demo",
         "export",
+        "embedded",
         "gallery_clipsam",
-        "EMBEDDED_CHECKPOINT",
         "configuration_clipsam",
         "data",
         "evaluation",

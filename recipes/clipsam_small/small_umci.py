@@ -37,6 +37,8 @@ class UmciSettings:
     feature_layers: tuple[int, ...] = (3, 6, 9)
     reference_layers: tuple[int, ...] = (6, 7)
     reference_neighbourhoods: tuple[int, ...] = (3,)
+    reference_text_weight: float = 0.5
+    mutual_text_weight: float = 0.5
     image_size: int = 448
     umci_hidden_size: int = 64
     normalize_features: bool = True
@@ -86,6 +88,8 @@ def build_model(
         feature_layers=settings.feature_layers,
         reference_layers=settings.reference_layers,
         reference_neighbourhoods=settings.reference_neighbourhoods,
+        reference_text_weight=settings.reference_text_weight,
+        mutual_text_weight=settings.mutual_text_weight,
         image_size=settings.image_size,
         umci_hidden_size=settings.umci_hidden_size,
         normalize_features=settings.normalize_features,

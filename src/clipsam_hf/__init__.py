@@ -7,13 +7,13 @@ Importing the package registers the configuration, model and processor with tran
 """
 
 from importlib.util import find_spec
-from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_clipsam import ClipSamConfig
 from .data.folders import AnomalyFolder
+from .embedded import EMBEDDED_CHECKPOINT, SMALL_CHECKPOINT
 from .image_loading import ImageReadError
 from .metrics.anomaly import AnomalyMetrics
 from .modeling_clipsam import ClipSamForAnomalySegmentation, ClipSamOutput, ClipSamPreTrainedModel
@@ -23,9 +23,6 @@ from .references_clipsam import ClipSamReferences
 from .version import __version__ as __version__
 from .visualization_clipsam import overlay
 
-
-EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "clipsam-tiny"
-"""Folder of the small checkpoint that ships with the package."""
 
 if find_spec("pillow_heif") is not None:  # the extra `heif`; workers that read photographs import the package too
     from pillow_heif import register_heif_opener
@@ -46,6 +43,7 @@ if TASK not in PIPELINE_REGISTRY.supported_tasks:  # the registry warns of a sec
 
 __all__ = [
     "EMBEDDED_CHECKPOINT",
+    "SMALL_CHECKPOINT",
     "AnomalyFolder",
     "AnomalyMetrics",
     "ClipSamConfig",

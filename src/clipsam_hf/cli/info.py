@@ -3,17 +3,13 @@
 """`clipsam info`."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
+from ..embedded import find_checkpoint
 from .options import RevisionOption, explained_errors
-
-
-EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "clipsam-tiny"
-"""`EMBEDDED_CHECKPOINT`: to ask the package for it would import torch."""
 
 
 def info(
@@ -27,5 +23,5 @@ def info(
     from ..information import describe, to_text
 
     with explained_errors():
-        described = describe(EMBEDDED if source is None else source, revision=revision)
+        described = describe(find_checkpoint(source), revision=revision)
     typer.echo(json.dumps(described, indent=2) if as_json else to_text(described))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
+from ..embedded import find_checkpoint
+
 
 if TYPE_CHECKING:
     from ..modeling_clipsam import ClipSamForAnomalySegmentation
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 """What `--dtype` takes: names in torch."""
 
-ModelOption = Annotated[str | None, Option(help="Folder or repository; by default the embedded one.")]
+ModelOption = Annotated[
+    str | None, Option(help="Folder, repository, or clipsam-small; by default the embedded clipsam-tiny.")
+]
 RevisionOption = Annotated[str | None, Option(help="Commit, tag or branch of the repository.")]
 ClipOption = Annotated[str | None, Option(help="With --sam: a bare CLIP, which localises by vv.")]
 SamOption = Annotated[str | None, Option(help="With --clip: the SAM that refines its maps.")]
@@ -80,16 +84,13 @@ def load_model(
     """
     from transformers.utils import logging
 
-    from .. import EMBEDDED_CHECKPOINT
-
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     settings = settings or {}
     loading = {} if dtype is None else {"dtype": parse_dtype(dtype)}
     with _explained_loading(model, clip, sam):
         if clip is None and sam is None:
-            source = str(EMBEDDED_CHECKPOINT) if model is None else model
-            return _load_whole(source, revision or "main", loading, settings)
+            return _load_whole(find_checkpoint(model), revision or "main", loading, settings)
         if clip is None or sam is None:
             raise ValueError("--clip and --sam belong together")
         if model is not None or revision is not None:
@@ -138,9 +139,7 @@ def _explained_loading(*names: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        from .. import EMBEDDED_CHECKPOINT
-
-        sources = " and ".join(map(repr, given)) or f"'{EMBEDDED_CHECKPOINT}'"
+        sources = " and ".join(map(repr, given)) or repr(find_checkpoint(None))
         raise OSError(f"cannot load {sources}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
