@@ -15,7 +15,6 @@ from PIL import Image
 from transformers import pipeline
 from typer.testing import CliRunner, Result
 
-import clipsam_hf
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor, ClipSamReferences, cli
 from clipsam_hf.lines import ScoredPhotograph, to_text
 from clipsam_hf.mutual_clipsam import draw_others, explain_mixture, find_mixture
@@ -144,7 +143,7 @@ def test_one_photograph_gives_a_line_without_a_threshold(checkpoint: Path, tmp_p
 def test_the_default_model_is_the_embedded_one(
     good: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clipsam_hf, "EMBEDDED_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("clipsam_hf.embedded.EMBEDDED_CHECKPOINT", checkpoint)
     result = run("calibrate", good, "--class-name", "candle", "--output", tmp_path / "line")
     assert result.exit_code == 0, result.output
 
@@ -154,7 +153,7 @@ def test_documented_command_runs(
     document: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clipsam_hf, "EMBEDDED_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("clipsam_hf.embedded.EMBEDDED_CHECKPOINT", checkpoint)
     save_photographs(tmp_path / "good", 3)
     save_photographs(tmp_path / "bad", 1, has_defect=True)
     (command,) = COMMAND.findall((ROOT / document).read_text(encoding="utf-8"))

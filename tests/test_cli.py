@@ -185,7 +185,7 @@ def test_without_output_nothing_is_written(tree: Path, few_words: Path, tmp_path
 
 
 def test_default_model_is_the_embedded_one(tree: Path, few_words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clipsam_hf, "EMBEDDED_CHECKPOINT", few_words)
+    monkeypatch.setattr("clipsam_hf.embedded.EMBEDDED_CHECKPOINT", few_words)
     result = run("evaluate", tree, "--size", "32", "--no-refine")
     assert result.exit_code == 0, result.output
     assert f"model.name: {few_words.name}\n" in result.stdout

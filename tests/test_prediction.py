@@ -24,7 +24,6 @@ from test_distributed import run_processes
 from test_references_clipsam import GOOD, photograph
 from typer.testing import CliRunner, Result
 
-import clipsam_hf
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamProcessor, ClipSamReferences, cli
 from clipsam_hf.image_loading import load_rgb
 from clipsam_hf.inference_clipsam import ClipSamInference
@@ -564,7 +563,7 @@ def test_documented_commands_run(
     document: str, model: Model, checkpoint: Path, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(good.parent)
-    monkeypatch.setattr(clipsam_hf, "EMBEDDED_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("clipsam_hf.embedded.EMBEDDED_CHECKPOINT", checkpoint)
     ClipSamReferences.from_images(*model, GOOD, class_name="candle").save_pretrained("line")
     (good.parent / "new").mkdir()
     for number in range(3):
