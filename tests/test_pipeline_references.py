@@ -371,8 +371,12 @@ def test_an_empty_list_gives_no_answer(pipe: Pipe) -> None:
 
 
 def test_proportions_may_differ(pipe: Pipe, caplog: Any) -> None:
-    wide = Image.new("RGB", (90, 30), (120, 120, 120))
+    references = ClipSamReferences.from_images(pipe.model, pipe.processor, GOOD, class_name="candle")
     with library_log(caplog):
-        result = pipe(wide, references=GOOD, refine=False)
-    assert result["anomaly_map"].shape == (30, 90) and "has other proportions" not in caplog.text
+        for size in ((90, 30), (120, 30), (30, 90)):
+            result = pipe(Image.new("RGB", size, (120, 120, 120)), references=references, refine=False)
+            assert result["anomaly_map"].shape == size[::-1]
+    assert "has other proportions" not in caplog.text
     assert "A photograph of 90 x 30 pixels is compared with references of 32 x 32" in caplog.text
+    assert "Others that are too wide are not named" in caplog.text and "120 x 30" not in caplog.text
+    assert "A photograph of 30 x 90 pixels is compared" in caplog.text

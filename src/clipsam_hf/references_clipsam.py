@@ -112,7 +112,7 @@ class ClipSamReferences:
     ) -> None:
         self.memory, self.photographs = list(memory), photographs
         self.settings, self.roi_mask = settings, roi_mask
-        self._warned: set[tuple[int, int]] = set()  # sizes of photographs, each told once
+        self._warned: set[bool] = set()  # of narrow photographs (False), of wide ones (True): once each
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -312,13 +312,14 @@ class ClipSamReferences:
                 f"A photograph of {class_name!r} cannot be compared with references of {self.class_name!r}."
             )
         aspect, aspects = size[1] / size[0], [width / height for height, width in self.settings.sizes]
-        is_alike = min(aspects) / _ASPECT_TOLERANCE <= aspect <= max(aspects) * _ASPECT_TOLERANCE
-        if not is_alike and (size[0], size[1]) not in self._warned:
-            self._warned.add((size[0], size[1]))
+        is_narrower, is_wider = aspect < min(aspects) / _ASPECT_TOLERANCE, aspect > max(aspects) * _ASPECT_TOLERANCE
+        if (is_narrower or is_wider) and is_wider not in self._warned:
+            self._warned.add(is_wider)
             height, width = self.settings.sizes[0]
             logger.warning(
                 f"A photograph of {size[1]} x {size[0]} pixels is compared with references of {width} x {height}: CLIP"
-                " sees both as squares, so parts have other proportions there; crop it alike."
+                " sees both as squares, so parts have other proportions there; crop it alike. Others that are too"
+                f" {'wide' if is_wider else 'narrow'} are not named."
             )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
