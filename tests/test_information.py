@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import clipsam_hf
 from clipsam_hf import ClipSamForAnomalySegmentation, ClipSamReferences
-from clipsam_hf.cli import app, info
+from clipsam_hf.cli import app
 from clipsam_hf.information import describe, to_text
 from clipsam_hf.references_clipsam import ReferenceSettings
 
@@ -58,7 +58,6 @@ def test_a_model_is_described_as_it_is_loaded(
 
 
 def test_the_embedded_model_is_the_default() -> None:
-    assert info.EMBEDDED == clipsam_hf.EMBEDDED_CHECKPOINT
     result = run("--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == describe(clipsam_hf.EMBEDDED_CHECKPOINT)
