@@ -494,3 +494,21 @@ def test_parts_may_come_out_of_a_clipsam(tiny_checkpoint: Path, tiny_processor: 
     assert processor.image_processor.image_mean != processor.sam_image_processor.image_mean
     assert processor.sam_image_processor.to_dict() == tiny_processor.sam_image_processor.to_dict()
     assert processor.tokenizer.get_vocab() == tiny_processor.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("size", [(7, 9), (32, 32), (300, 201), (64, 640)], ids=str)
+def test_values_are_those_of_the_librarys_processors(tiny_processor: ClipSamProcessor, size: tuple[int, int]) -> None:
+    """What is resized beforehand, so that large photographs are not copied about, is the same to the bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    photograph = Image.fromarray(pixels)
+    inputs = tiny_processor(images=photograph, return_tensors="pt")
+    clip = tiny_processor.image_processor(photograph, return_tensors="pt")
+    sam = tiny_processor.sam_image_processor(photograph, return_tensors="pt")
+    assert torch.equal(inputs["pixel_values"], clip["pixel_values"])
+    assert torch.equal(inputs["sam_pixel_values"], sam["pixel_values"])
+    assert inputs["reshaped_input_sizes"].tolist() == [list(shape) for shape in sam["reshaped_input_sizes"]]
+    assert inputs["original_sizes"].tolist() == [list(size)]
+    bilinear = {"resample": Image.Resampling.BILINEAR, "size": {"height": 20, "width": 30}}
+    asked = tiny_processor(images=photograph, return_sam_inputs=False, return_tensors="pt", images_kwargs=bilinear)
+    expected = tiny_processor.image_processor(photograph, return_tensors="pt", **bilinear)
+    assert torch.equal(asked["pixel_values"], expected["pixel_values"])

@@ -27,7 +27,7 @@ from .loss_clipsam import IGNORE_INDEX
 from .prompts_clipsam import ABNORMAL_STATES, NORMAL_STATES, PROMPT_TEMPLATES, build_sentences
 from .publishing_clipsam import PROCESSOR_REFERENCE, PUSH_OPTIONS, push, replace_files, update_json
 from .refinement_clipsam import resize_map
-from .refiner_clipsam import prepare_photographs
+from .refiner_clipsam import prepare_photographs, shrink
 from .regions_clipsam import describe_regions
 
 
@@ -342,8 +342,12 @@ class ClipSamProcessor(ProcessorMixin):
         do_center_crop = images_kwargs.get("do_center_crop")
         _check_squash(size, self.image_processor.do_center_crop if do_center_crop is None else do_center_crop)
 
+        squashed = photographs
+        if images_kwargs.get("do_resize") is not False:
+            resample, sides = images_kwargs.get("resample"), (size["height"], size["width"])
+            squashed = [shrink(image, sides, self.image_processor, resample) for image in photographs]
         data = {
-            "pixel_values": self.image_processor(photographs, **images_kwargs)["pixel_values"],
+            "pixel_values": self.image_processor(squashed, **images_kwargs)["pixel_values"],
             "original_sizes": np.array([(image.height, image.width) for image in photographs]),
         }
         if return_sam_inputs:

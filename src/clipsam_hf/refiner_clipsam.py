@@ -199,6 +199,29 @@ def find_refiner(model_type: str) -> type[Refiner]:
     return REFINERS[model_type]
 
 
+def shrink(photograph: Image.Image, size: tuple[int, int], image_processor: Any, resample: Any = None) -> Image.Image:
+    """Resizes a photograph as an image processor will: the library turns the whole of it into arrays and back before.
+
+    Args:
+        photograph (`PIL.Image.Image`): RGB.
+        size (`tuple[int, int]`): (height, width) to which the processor resizes it.
+        image_processor: Pillow's backend; what another one gets stays as it is.
+        resample (*optional*): Instead of the processor's filter.
+
+    Returns:
+        `PIL.Image.Image`: Of which the processor makes the same values; Pillow copies what has its size already.
+    """
+    if getattr(image_processor, "backend", None) != "pil" or not image_processor.do_resize:
+        return photograph
+    return photograph.resize(size[::-1], image_processor.resample if resample is None else resample)
+
+
+def _shrink_to_edge(photograph: Image.Image, image_processor: Any) -> Image.Image:
+    edge, longest = image_processor.size["longest_edge"], max(photograph.size)
+    height, width = (int(side * (edge / longest) + 0.5) for side in (photograph.height, photograph.width))
+    return shrink(photograph, (height, width), image_processor)
+
+
 def prepare_photographs(image_processor: Any, photographs: Sequence[Image.Image], **kwargs: Any) -> dict[str, Any]:
     """Makes a refiner's pixels of photographs, scaled with their aspect kept and padded to the square.
 
@@ -220,8 +243,8 @@ def prepare_photographs(image_processor: Any, photographs: Sequence[Image.Image]
                 f"A photograph of {image.height}x{image.width} is narrower than a pixel in SAM's frame of"
                 f" {longest_edge}; take a part of it, or do without SAM."
             )
-    features = image_processor(photographs, **kwargs)
+    features = image_processor([_shrink_to_edge(image, image_processor) for image in photographs], **kwargs)
     return {"sam_pixel_values": features["pixel_values"], "reshaped_input_sizes": features["reshaped_input_sizes"]}
 
 
-__all__ = ["REFINERS", "Refiner", "SamHQRefiner", "SamRefiner", "find_refiner", "prepare_photographs"]
+__all__ = ["REFINERS", "Refiner", "SamHQRefiner", "SamRefiner", "find_refiner", "prepare_photographs", "shrink"]
