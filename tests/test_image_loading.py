@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers.utils import logging
 
 from clipsam_hf import image_loading
-from clipsam_hf.image_loading import ImageReadError, find_photographs, load_rgb
+from clipsam_hf.image_loading import ImageReadError, find_photographs, load_rgb, view_rgb
 
 
 # 5 wide, 2 high, no two values alike: any transposition or channel swap shows.
@@ -494,3 +494,18 @@ def test_heic_is_read_where_the_plugin_is_and_named_where_not(tmp_path: Path, mo
     path.write_bytes(b"\0\0\0\x18ftypmp42")  # a film
     with pytest.raises(ImageReadError, match="is not an image of a format that Pillow reads"):
         load_rgb(path)
+
+
+def test_what_is_upright_rgb_in_memory_is_not_copied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2), (10, 20, 30))
+    assert view_rgb(image) is image and load_rgb(image) is not image
+    image.save(tmp_path / "image.png")
+    with Image.open(tmp_path / "image.png") as opened:
+        assert view_rgb(opened) is not opened and view_rgb(opened).tobytes() == image.tobytes()
+    turned = image.copy()
+    turned.getexif()[ExifTags.Base.Orientation] = 6
+    assert view_rgb(turned).size == (2, 4)
+    grey = image.convert("L")
+    assert view_rgb(grey).mode == "RGB"
+    with pytest.raises(ImageReadError, match="more than `max_pixels` = 7"):
+        view_rgb(image, max_pixels=7)

@@ -30,7 +30,7 @@ from urllib.request import (
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from transformers.utils import logging
 
 
@@ -181,6 +181,29 @@ def load_rgb(
         if has_more:
             warnings.warn(f"{name} has several frames or pages; only the first is used.", stacklevel=2)
         return _decode(opened, name, max_pixels, bit_depth)
+
+
+def view_rgb(image: ImageInput, **options: Any) -> Image.Image:
+    """
+    Read an image as [`load_rgb`] does, but without copying one that is upright RGB in memory already.
+
+    Args:
+        image: As for [`load_rgb`].
+        options: Likewise.
+
+    Returns:
+        `PIL.Image.Image`: Of mode "RGB"; it may be the one that was given, so it must not be written to.
+
+    Raises:
+        ImageReadError, TypeError, ValueError, OSError: As [`load_rgb`].
+    """
+    # One that was opened from a file is of a class of its own, and perhaps not decoded yet
+    if not isinstance(image, Image.Image) or type(image) is not Image.Image or image.mode != "RGB":
+        return load_rgb(image, **options)
+    if image.has_transparency_data or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return load_rgb(image, **options)
+    _check_size(image.height, image.width, _describe(image), options.get("max_pixels", MAX_PIXELS))
+    return image
 
 
 def _describe(image: object) -> str:
@@ -410,4 +433,4 @@ def _integers_to_uint8(values: np.ndarray, name: str, bit_depth: int | None) -> 
     return ((values.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
 
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInput", "ImageReadError", "find_photographs", "load_rgb"]
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "ImageReadError", "find_photographs", "load_rgb", "view_rgb"]

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .image_loading import load_rgb
+from .image_loading import view_rgb
 from .patches_clipsam import crop_roi, describe_photographs, mix_maps, score_compared
 from .processing_clipsam import check_class_name
 from .prompts_clipsam import build_sentences
@@ -151,7 +151,7 @@ class ImagePreparer:
             ImageReadError, OSError: If the photograph cannot be read.
         """
         name = check_class_name(class_name)
-        photograph = load_rgb(image, timeout=timeout)
+        photograph = view_rgb(image, timeout=timeout)
         is_new = image_embeddings is None
         features = self.processor(images=photograph, return_sam_inputs=refine and is_new, return_tensors="pt")
         inputs = {key: value for key, value in features.items() if key != "original_sizes"}

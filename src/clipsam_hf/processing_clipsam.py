@@ -22,7 +22,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import PROCESSOR_NAME, logging
 
-from .image_loading import ImageInput, load_rgb
+from .image_loading import ImageInput, view_rgb
 from .loss_clipsam import IGNORE_INDEX
 from .prompts_clipsam import ABNORMAL_STATES, NORMAL_STATES, PROMPT_TEMPLATES, build_sentences
 from .publishing_clipsam import PROCESSOR_REFERENCE, PUSH_OPTIONS, push, replace_files, update_json
@@ -195,7 +195,7 @@ class ClipSamProcessor(ProcessorMixin):
         num_samples = None
         if images is not None:
             sources, num_samples = _flatten_images(images)
-            photographs = [load_rgb(source) for source in sources]
+            photographs = [view_rgb(source) for source in sources]
             data.update(self._process_photographs(photographs, images_kwargs, merged["return_sam_inputs"]))
         if text is not None:
             names = [text] * (num_samples or 1) if isinstance(text, str) else list(text)
