@@ -81,8 +81,9 @@ def build_model(
     clip: CLIPModel, sam: SamModel, settings: UmciSettings, **fields: Any
 ) -> ClipSamForAnomalySegmentation:
     """Return the model of both networks, with a new head."""
-    for config_of_part in (clip.config, clip.config.vision_config, clip.config.text_config, sam.config):
-        config_of_part._name_or_path = ""
+    parts: list[Any] = [clip.config, clip.config.vision_config, clip.config.text_config, sam.config]
+    for part in parts:
+        part._name_or_path = ""
     config = ClipSamConfig(
         clip_config=clip.config,
         sam_config=sam.config,
