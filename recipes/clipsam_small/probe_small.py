@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from clipsam_hf.metrics import AnomalyMetrics
 
 
-__all__ = ["NORMALISATIONS", "Discriminant", "main"]
+__all__ = ["NORMALISATIONS", "SIDE", "Discriminant", "add_map", "main"]
 
 CHANNELS = 384
 """Of the tower's states; those after them are empty."""
@@ -106,6 +106,12 @@ class Discriminant:
         return direction.float(), float(direction @ means[0])
 
 
+def add_map(metrics: AnomalyMetrics, anomaly_map: Tensor, mask: Tensor, *, score: float) -> None:
+    """Add a map (SIDE, SIDE) and its image's score to the figures, with the mask of the defects (size, size)."""
+    truth = F.interpolate(mask[None, None].float(), (SIDE, SIDE), mode="nearest")[0, 0] > 0
+    metrics.update(anomaly_map.numpy(), truth.numpy(), "all", image_score=score, label=bool(mask.any()))
+
+
 def measure(images: Iterator[tuple[Tensor, Tensor]], direction: Tensor, mean: float) -> dict[str, float]:
     """Return the figures of the maps that a direction makes."""
     metrics = AnomalyMetrics()
@@ -114,9 +120,7 @@ def measure(images: Iterator[tuple[Tensor, Tensor]], direction: Tensor, mean: fl
         # three deviations above the good are a half, as with references
         values = (tokens @ direction - mean - 3).view(1, 1, grid, grid)
         anomaly_map = F.interpolate(values, (SIDE, SIDE), mode="bilinear")[0, 0].sigmoid()
-        truth = F.interpolate(mask[None, None].float(), (SIDE, SIDE), mode="nearest")[0, 0] > 0
-        score = float(anomaly_map.flatten().topk(65).values.mean())
-        metrics.update(anomaly_map.numpy(), truth.numpy(), "all", image_score=score, label=bool(mask.any()))
+        add_map(metrics, anomaly_map, mask, score=float(anomaly_map.flatten().topk(65).values.mean()))
     return metrics.compute()["mean"]
 
 

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
-from probe_small import SIDE
+from probe_small import SIDE, add_map
 from small_features import LAYERS, SceneCache
 from small_umci import UmciBatches, UmciSettings, build_model, build_processor, train_head
 from torch.nn import functional as F
@@ -71,11 +72,7 @@ def measure(inference: ClipSamInference, cache: SceneCache, layers: Sequence[int
         maps = tuple(scene.features[:, LAYERS.index(layer)] for layer in layers)
         rough = model(feature_maps=maps, text_embeds=inference.embed(word)).rough_anomaly_map
         anomaly_map = F.interpolate(rough[None], (SIDE, SIDE), mode="bilinear")[0, 0]
-        truth = F.interpolate((scene.kinds > 0)[None].float(), (SIDE, SIDE), mode="nearest")[0, 0] > 0
-        score = float(model.score(rough))
-        metrics.update(
-            anomaly_map.numpy(), truth.numpy(), "all", image_score=score, label=bool((scene.kinds > 0).any())
-        )
+        add_map(metrics, anomaly_map, scene.kinds[0] > 0, score=float(model.score(rough)))
     figures = metrics.compute()["mean"]
     return {name: figures[name] for name in FIGURES}
 
@@ -95,6 +92,11 @@ def try_head(arguments: argparse.Namespace, settings: UmciSettings, left_out: st
     processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=256)
     cache = SceneCache(folder / "photographs" / left_out)
     return measure(ClipSamInference(model, processor), cache, settings.feature_layers)
+
+
+def describe(head: str, left_out: str) -> dict[str, Any]:
+    """Return what lines of the same trial have in common, as JSON gives it back."""
+    return {"head": head, "set": left_out, "settings": json.loads(json.dumps(asdict(HEADS[head])))}
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -117,12 +119,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for name in arguments.heads:
             for left_out in arguments.sets:
-                key = {
-                    "head": name,
-                    "set": left_out,
-                    "seed": seed,
-                    "settings": json.loads(json.dumps(asdict(HEADS[name]))),
-                }
+                key = {**describe(name, left_out), "seed": seed}
                 if any(key.items() <= line.items() for line in lines):
                     continue
                 lines.append({**key, **try_head(arguments, HEADS[name], left_out, seed)})
@@ -131,7 +128,7 @@ def main() -> None:
                 print(name, left_out, seed, *(f"{100 * lines[-1][figure]:.1f}" for figure in FIGURES), flush=True)
     for name in arguments.heads:
         for left_out in arguments.sets:
-            rows = [line for line in lines if (line["head"], line["set"]) == (name, left_out)]
+            rows = [line for line in lines if describe(name, left_out).items() <= line.items()]
             cells = [
                 f"{100 * mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
                 for values in ([row[figure] for row in rows] for figure in FIGURES)
