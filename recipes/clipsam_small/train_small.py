@@ -121,15 +121,17 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     model = build_model(clip, sam, settings, auxiliary_seed=arguments.seed)
     scenes, photographs = read_features(folder, arguments.leave_out)
+    samples = [
+        sample for root in arguments.data_dir if root.name in photographs for sample in AnomalyFolder(root, split=None)
+    ]
+    if not samples:
+        raise ValueError(f"Thresholds are chosen on whole photographs: give --data_dir, of {sorted(photographs)}.")
     names = read_names(arguments.materials)
     batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, arguments.seed)
     train_head(model, batches, settings, run / "umci")
     model.config.auxiliary_dataset = " + ".join(["generated images", *photographs])
     sam_size = sam.config.vision_config.image_size
     processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=sam_size)
-    samples = [
-        sample for root in arguments.data_dir if root.name in photographs for sample in AnomalyFolder(root, split=None)
-    ]
     rough = calibrate(model, processor, samples, refine=False)
     raise_maps(model, batches.bank, rough.binarize_threshold)
     print(rough, calibrate(model, processor, samples), sep="\n", flush=True)
