@@ -31,7 +31,7 @@ def locate(model: ClipSamForAnomalySegmentation, pixel_values: Tensor, text_embe
     features = model.localizer.encode(model.clip, pixel_values, whole=True)
     head = getattr(model, model.localizer.head_name) if model.localizer.head_name else None
     logits = model.localizer.read(model.clip, head, features.feature_maps, text_embeds)
-    return model.localizer.to_map(logits, pixel_values.shape[-2:])[0]
+    return model.make_rough_map(logits, features.feature_maps, pixel_values.shape[-2:])[0]
 
 
 def decode(model: ClipSamForAnomalySegmentation, image_embeddings: Tensor, prompts: SamPrompts) -> Any:

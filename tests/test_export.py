@@ -450,6 +450,7 @@ def test_other_localizers_and_a_relative_threshold(
     localizer: str, prompt_type: str, tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor, tmp_path: Path
 ) -> None:
     tiny_config.localizer, tiny_config.prompt_type = localizer, prompt_type
+    tiny_config.novelty_weight = 0.5 if prompt_type == "box" else 0.0
     tiny_config.region_rule, tiny_config.region_deviations = "relative", 1.0
     tiny_config.image_score, tiny_config.decision_threshold = "text", 0.4
     model = trained(tiny_config)

@@ -91,7 +91,12 @@ class Surfaces(Photographs):
         materials: Folder of families of materials.
         folders: Data sets, as in [`Photographs`].
         leave_out: Class names of data sets that are not shown.
+
+    Attributes:
+        extents: How wide a piece of material is, least and most, in sides of its tile.
     """
+
+    extents: tuple[float, float] = (0.6, 2.0)
 
     def __init__(self, materials: Path, folders: Sequence[Path], leave_out: Sequence[str] = ()) -> None:
         super().__init__(folders)
@@ -107,7 +112,7 @@ class Surfaces(Photographs):
             return super().material(rng, size)
         tile, words = self.tiles[rng.integers(len(self.tiles))]
         side = len(tile)
-        extent = int(side * np.exp(rng.uniform(np.log(0.6), np.log(2.0))))
+        extent = int(side * np.exp(rng.uniform(*np.log(self.extents))))
         moved = np.roll(tile, tuple(rng.integers(side, size=2)), (0, 1))
         whole = np.tile(moved, (-(-extent // side), -(-extent // side), 1))[:extent, :extent]
         piece = Image.fromarray(whole).resize((size, size), Image.Resampling.BICUBIC)

@@ -23,11 +23,22 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from clipsam_hf.configuration_clipsam import ClipSamConfig
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
+from clipsam_hf.novelty_clipsam import measure_novelty
+from clipsam_hf.patches_clipsam import measure_scale
 from clipsam_hf.processing_clipsam import ClipSamProcessor
 from clipsam_hf.training import train_umci
 
 
-__all__ = ["UmciBatches", "UmciSettings", "build_model", "build_processor", "raise_maps", "train_head"]
+__all__ = [
+    "UmciBatches",
+    "UmciSettings",
+    "build_model",
+    "build_processor",
+    "find_novelty_scale",
+    "raise_maps",
+    "sam_processor",
+    "train_head",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class UmciSettings:
     reference_neighbourhoods: tuple[int, ...] = (3,)
     reference_text_weight: float = 0.5
     mutual_text_weight: float = 0.5
+    novelty_weight: float = 0.25
     image_size: int = 448
     umci_hidden_size: int = 64
     normalize_features: bool = True
@@ -67,13 +79,18 @@ def build_processor(tokenizer: CLIPTokenizer, *, clip_size: int, sam_size: int) 
             image_mean=IMAGENET_DEFAULT_MEAN,
             image_std=IMAGENET_DEFAULT_STD,
         ),
-        sam_image_processor=SamImageProcessorPil(
-            size={"longest_edge": sam_size},
-            pad_size={"height": sam_size, "width": sam_size},
-            mask_size={"longest_edge": sam_size // 2},
-            mask_pad_size={"height": sam_size // 2, "width": sam_size // 2},
-        ),
+        sam_image_processor=sam_processor(sam_size),
         tokenizer=tokenizer,
+    )
+
+
+def sam_processor(size: int) -> SamImageProcessorPil:
+    """Return what makes SAM's square of a photograph: its longer side `size` pixels, the rest padded."""
+    return SamImageProcessorPil(
+        size={"longest_edge": size},
+        pad_size={"height": size, "width": size},
+        mask_size={"longest_edge": size // 2},
+        mask_pad_size={"height": size // 2, "width": size // 2},
     )
 
 
@@ -167,6 +184,16 @@ class UmciBatches:
             absent = [kind for kind in KINDS if kind not in present]
             return torch.stack((normal, choose(texts[absent[rng.integers(len(absent))]], rng))), nothing
         return torch.stack((normal, choose(texts["normal"], rng))), nothing
+
+
+def find_novelty_scale(photographs: list[SceneCache]) -> tuple[float, float]:
+    """Return what novelty within a photograph is usual: its median and spread, over all photographs of each set."""
+    scales = []
+    for cache in photographs:
+        features = (cache.take([number]).features[:, -1] for number in range(len(cache)))
+        scales.append(measure_scale([measure_novelty(each)[0].numpy() for each in features]))
+    centre, spread = np.mean(scales, 0).tolist()
+    return centre, spread
 
 
 @torch.no_grad()

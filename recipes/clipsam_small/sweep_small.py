@@ -22,7 +22,14 @@ from typing import Any
 import torch
 from probe_small import SIDE, add_map
 from small_features import LAYERS, SceneCache
-from small_umci import UmciBatches, UmciSettings, build_model, build_processor, train_head
+from small_umci import (
+    UmciBatches,
+    UmciSettings,
+    build_model,
+    build_processor,
+    find_novelty_scale,
+    train_head,
+)
 from torch.nn import functional as F
 from train_small import read_features, read_names
 from transformers import CLIPModel, CLIPTokenizer
@@ -36,7 +43,9 @@ from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 __all__ = ["HEADS", "main"]
 
-WHOLE = UmciSettings(feature_layers=(6, 9), fused_features=FUSED_FEATURES, head="conv", num_steps=600)
+WHOLE = UmciSettings(
+    feature_layers=(6, 9), fused_features=FUSED_FEATURES, head="conv", num_steps=600, novelty_weight=0.0
+)
 TEXT_HEAD = replace(WHOLE, head="text")
 PLAIN = replace(TEXT_HEAD, fused_features=("original",))
 HEADS = {
@@ -57,7 +66,11 @@ HEADS = {
     "V_ori, text head, block 9": replace(PLAIN, feature_layers=(9,)),
     "V_ori, text head, blocks 3, 6, 9": replace(PLAIN, feature_layers=(3, 6, 9)),
     "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=50),
-    "V_ori, text head, blocks 3, 6, 9, 100 steps": UmciSettings(),
+    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(UmciSettings(), novelty_weight=0.0),
+    "the same, novelty 0.25": replace(UmciSettings(), novelty_weight=0.25),
+    "the same, novelty 0.75": replace(UmciSettings(), novelty_weight=0.75),
+    "the same, novelty alone": replace(UmciSettings(), novelty_weight=1.0),
+    "the same, novelty 0.5": replace(UmciSettings(), novelty_weight=0.5),
 }
 """The heads by name; the last one is taken."""
 FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")
@@ -89,6 +102,8 @@ def try_head(arguments: argparse.Namespace, settings: UmciSettings, left_out: st
     names = read_names(arguments.materials)
     batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, seed)
     train_head(model, batches, settings, None)
+    model.config.novelty_weight = settings.novelty_weight
+    model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
     processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=256)
     cache = SceneCache(folder / "photographs" / left_out)
     return measure(ClipSamInference(model, processor), cache, settings.feature_layers)

@@ -19,25 +19,34 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from small_features import LAYERS, SceneCache, build_cache
+from small_sam import SETTINGS as SAM_SETTINGS
+from small_sam import RegionPrompts, SamScenes
 from small_scenes import DAMAGED_BY_NATURE, Surfaces, draw_scenes, read_photographs
 from small_text import LockedContrast, TextSettings, build_clip, train_text
-from small_umci import UmciBatches, UmciSettings, build_model, build_processor, raise_maps, train_head
+from small_umci import (
+    UmciBatches,
+    UmciSettings,
+    build_model,
+    build_processor,
+    find_novelty_scale,
+    raise_maps,
+    train_head,
+)
 from small_vision import to_clip_vision
 from small_wheel import load_dinov2
 from small_words import Teacher, build_tokenizer, common_words, find_teacher, product_names
-from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
+from tiny_sam import train_sam
+from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel, SamModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.data import AnomalyFolder
-from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training.calibration import calibrate
 
 
 __all__ = ["NUM_LAYERS", "main"]
 
 VISION = "clip.vision_model."
-STAGES = ("vision", "scenes", "photographs", "text", "umci")
+STAGES = ("vision", "scenes", "photographs", "text", "sam", "umci")
 NUM_LAYERS = 9
 """Blocks of the tower that are sound: its fine-tuning for saliency collapsed the last ones."""
 
@@ -110,14 +119,14 @@ def tune_text(arguments: argparse.Namespace) -> None:
 
 def train_head_of(arguments: argparse.Namespace) -> None:
     """
-    Train UMCI, and save the model with the SAM of the embedded checkpoint.
+    Train UMCI, and save the model with the SAM of its own stage.
 
     Thresholds and the weight of SAM's masks are chosen on whole photographs of the sets that it was shown.
     """
     folder, settings = arguments.output_dir, UmciSettings()
     run = folder / arguments.run
     clip, tokenizer = CLIPModel.from_pretrained(run / "clip"), CLIPTokenizer.from_pretrained(run / "clip")
-    sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
+    sam = SamModel.from_pretrained(folder / "sam")
     torch.manual_seed(arguments.seed)
     model = build_model(clip, sam, settings, auxiliary_seed=arguments.seed)
     scenes, photographs = read_features(folder, arguments.leave_out)
@@ -134,6 +143,8 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=sam_size)
     rough = calibrate(model, processor, samples, refine=False)
     raise_maps(model, batches.bank, rough.binarize_threshold)
+    model.config.novelty_weight = settings.novelty_weight
+    model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
     print(rough, calibrate(model, processor, samples), sep="\n", flush=True)
     # What texts alone say of an image is no verdict: `clipsam calibrate` makes one from good photographs
     model.config.decision_threshold = None
@@ -165,6 +176,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="side of the scenes in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument("--fast", action="store_true", help="train SAM in bfloat16, where a processor multiplies it")
     return parser.parse_args(arguments)
 
 
@@ -179,6 +191,9 @@ def main() -> None:
         build_features(arguments)
     if arguments.stage == "text":
         tune_text(arguments)
+    if arguments.stage == "sam":
+        scenes = SamScenes(arguments.materials, seed=arguments.seed)
+        train_sam(SAM_SETTINGS, scenes, folder, fast=arguments.fast, prompts=RegionPrompts)
     if arguments.stage == "umci":
         train_head_of(arguments)
 

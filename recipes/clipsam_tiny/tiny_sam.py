@@ -47,6 +47,7 @@ class SamSettings:
     num_points: int = 5
     all_masks_weight: float = 0.2
     score_weight: float = 1.0
+    balanced_weight: float = 0.25
     save_steps: int = 200
 
 
@@ -208,7 +209,7 @@ class PromptedMasks:
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         balanced = (entropy * target).sum((-2, -1)) / target.sum((-2, -1)).clamp(min=0.5)
         balanced = balanced + (entropy * (1 - target)).sum((-2, -1)) / (1 - target).sum((-2, -1)).clamp(min=0.5)
-        quality = dice + 0.25 * balanced
+        quality = dice + self.settings.balanced_weight * balanced
         with torch.no_grad():
             marked, real = logits > 0, target > 0.5
             overlap = (marked & real).sum((-2, -1)) / (marked | real).sum((-2, -1)).clamp(min=1)
@@ -233,7 +234,13 @@ def first_weights(settings: SamSettings, pool: ScenePool, image_size: int) -> Sa
 
 
 def train_sam(
-    settings: SamSettings, pool: ScenePool, folder: Path, start_from: Path | None = None, *, fast: bool = False
+    settings: SamSettings,
+    pool: ScenePool,
+    folder: Path,
+    start_from: Path | None = None,
+    *,
+    fast: bool = False,
+    prompts: type[PromptedMasks] = PromptedMasks,
 ) -> SamModel:
     """
     Train the stage (or go on with it) and save the network to `folder`/sam.
@@ -244,6 +251,7 @@ def train_sam(
         folder: Folder of the states and the result.
         start_from: Folder of an earlier run, whose network is trained further.
         fast: Compute in bfloat16.
+        prompts: What is asked for.
     """
     torch.manual_seed(pool.seed)
     first_size = settings.schedule[0][1]
@@ -261,7 +269,7 @@ def train_sam(
             model.set_attn_implementation("eager")
         run_steps(
             model,
-            PromptedMasks(model, pool, settings),
+            prompts(model, pool, settings),
             first_step=first_step,
             last_step=last_step,
             num_steps=settings.schedule[-1][0],

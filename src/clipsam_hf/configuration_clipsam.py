@@ -134,6 +134,10 @@ class ClipSamConfig(PreTrainedConfig):
             or the scalar product with the two projected texts. [D]
         fused_features (`tuple[str]`, defaults to `("original", "row", "column", "scale")`): What the fusion
             concatenates; fewer of them are the paper's ablations. [S]; `"original"` (V_ori) is [D].
+        novelty_weight (`float`, defaults to 0.0): Share in [0, 1] of the novelty within the photograph itself in the
+            rough map, see `measure_novelty`; of the last feature map. [D]
+        novelty_scale (`tuple[float]`, defaults to `(0.1, 0.05)`): Median of that novelty in good photographs, and its
+            spread; so many `reference_deviations` above it a map is 0.5. Calibrated on the training set. [D]
         reference_layers (`tuple[int]`, *optional*): Blocks of CLIP's vision tower, counted from 1, whose outputs are
             compared with those of references; by default `feature_layers`. [D][L]
         reference_neighbourhoods (`tuple[int]`, defaults to `(1, 3, 5)`): Odd sides of the squares of tokens over which
@@ -232,6 +236,9 @@ class ClipSamConfig(PreTrainedConfig):
     normalize_features: bool = setting("localize", False)
     head: Literal["conv", "text"] = setting("localize", "conv")
     fused_features: list[str] | tuple[str, ...] = setting("localize", FUSED_FEATURES)
+
+    novelty_weight: float | int = setting("localize", 0.0)
+    novelty_scale: list[float | int] | tuple[float | int, ...] = setting("localize", (0.1, 0.05))
 
     reference_layers: list[int] | tuple[int, ...] | None = setting("reference", None)
     reference_neighbourhoods: list[int] | tuple[int, ...] = setting("reference", (1, 3, 5))
@@ -361,6 +368,7 @@ class ClipSamConfig(PreTrainedConfig):
         """
         self._check_stages()
         self._check_localizers()
+        self._check_novelty()
         self._check_references()
         self._check_umci()
         self._check_thresholds()
@@ -402,6 +410,13 @@ class ClipSamConfig(PreTrainedConfig):
             raise ValueError(f"`window_sizes` must be distinct positive numbers, but got {sizes}.")
         if self.window_stride < 1:
             raise ValueError(f"`window_stride` must be positive, but got {self.window_stride}.")
+
+    def _check_novelty(self) -> None:
+        scale = tuple(self.novelty_scale)
+        if len(scale) != 2 or not 0 <= scale[0] < math.inf or not 0 < scale[1] < math.inf:
+            raise ValueError(f"`novelty_scale` must be a centre and a positive spread, but got {scale}.")
+        if self.novelty_weight > 0 and self.localizer == "windows":
+            raise ValueError("`novelty_weight` needs feature maps of patches, which `localizer` 'windows' has not.")
 
     def _check_references(self) -> None:
         depth = self.clip_config.vision_config.num_hidden_layers
@@ -447,6 +462,7 @@ class ClipSamConfig(PreTrainedConfig):
             "min_region_fraction",
             "max_region_fraction",
             "refine_weight",
+            "novelty_weight",
             "reference_text_weight",
             "mutual_text_weight",
         ):

@@ -24,6 +24,8 @@ from .checkpoint_clipsam import ClipSamCheckpointModel, find_origin, find_traini
 from .configuration_clipsam import ClipSamConfig
 from .localizer_clipsam import LOCALIZERS
 from .loss_clipsam import anomaly_segmentation_loss
+from .novelty_clipsam import measure_novelty
+from .patches_clipsam import Scale, mix_maps
 from .refinement_clipsam import Refinement, RefinementOptions, refine_map, score_map
 from .refiner_clipsam import find_refiner
 
@@ -381,6 +383,25 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         """Logits of all stages: (batch_size, num_stages, 2, height, width), float32."""
         return self.localizer.read(self.clip, self._head, feature_maps, text_embeds)
 
+    def make_rough_map(self, logits: Tensor, feature_maps: tuple[Tensor, ...], size: torch.Size) -> Tensor:
+        """Makes the rough map: what the texts say, and by `novelty_weight` what stands out in its own photograph.
+
+        Args:
+            logits: (batch_size, num_stages, 2, height, width), of the localizer.
+            feature_maps: What `get_feature_maps` gives.
+            size: (height, width) of CLIP's pixels.
+
+        Returns:
+            (batch_size, *size), float32 in [0, 1].
+        """
+        text_map, weight = self.localizer.to_map(logits, size), self.config.novelty_weight
+        if weight == 0:
+            return text_map
+        with torch.no_grad():
+            novelty = measure_novelty(feature_maps[-1])
+            novelty_map = Scale(*self.config.novelty_scale).to_map(novelty, size, self.config.reference_deviations)
+        return mix_maps(novelty_map, text_map, 1 - weight)
+
     @torch.no_grad()
     def refine(
         self,
@@ -529,7 +550,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
 
         # 3. Where is it? The localizer
         logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
-        rough_anomaly_map = self.localizer.to_map(logits, size)  # (batch, height, width)
+        rough_anomaly_map = self.make_rough_map(logits, feature_maps, size)  # (batch, height, width)
 
         # 4. What is its exact shape? MMR with the refiner
         anomaly_map, refinement = rough_anomaly_map, dict[str, Any]()

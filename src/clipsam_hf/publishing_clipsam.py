@@ -35,6 +35,7 @@ CODE_FILES = (
     "modeling_clipsam.py",
     "mutual_clipsam.py",
     "naming_clipsam.py",
+    "novelty_clipsam.py",
     "patches_clipsam.py",
     "pipeline_clipsam.py",
     "processing_clipsam.py",

@@ -58,7 +58,7 @@ class _Localizer(nn.Module):
             return (self._compare(pixel_values, text_embeds),)
         features = model.localizer.encode(model.clip, pixel_values)
         logits = model.localizer.read(model.clip, model._head, features.feature_maps, text_embeds)
-        rough_map = model.localizer.to_map(logits, pixel_values.shape[-2:])
+        rough_map = model.make_rough_map(logits, features.feature_maps, pixel_values.shape[-2:])
         if model.config.image_score != "text":
             return (rough_map,)
         return rough_map, model.score(rough_map, text_embeds, features.vision_outputs)
