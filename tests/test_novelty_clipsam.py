@@ -37,21 +37,23 @@ def by_loops(feature_map: np.ndarray) -> np.ndarray:
 def test_distances_are_those_of_plain_loops(size: tuple[int, int]) -> None:
     feature_maps = torch.randn(2, 6, *size)
     expected = torch.from_numpy(np.stack([by_loops(each.double().numpy()) for each in feature_maps])).float()
-    assert_close(measure_novelty(feature_maps), expected, atol=2e-6, rtol=0)
+    assert_close(measure_novelty([feature_maps]), expected, atol=2e-6, rtol=0)
+    other = torch.randn(2, 6, *size)
+    assert_close(measure_novelty([feature_maps, other]), (expected + measure_novelty([other])) / 2)
 
 
 def test_an_even_surface_has_no_novelty_and_a_large_defect_has() -> None:
     surface = torch.randn(1, 16, 1, 1).expand(1, 16, 20, 20).clone()
-    assert measure_novelty(surface).amax() < 1e-6
+    assert measure_novelty([surface]).amax() < 1e-6
     surface[..., 8:12, 8:12] = torch.randn(1, 16, 1, 1)
-    novelty = measure_novelty(surface)[0]
+    novelty = measure_novelty([surface])[0]
     assert novelty[9:11, 9:11].min() > 0.3 and novelty[0].max() < 1e-6
 
 
 def test_half_precision_is_measured_in_full() -> None:
     feature_map = torch.randn(1, 8, 9, 9).half()
-    assert measure_novelty(feature_map).dtype == torch.float32
-    assert torch.equal(measure_novelty(feature_map), measure_novelty(feature_map.float()))
+    assert measure_novelty([feature_map]).dtype == torch.float32
+    assert torch.equal(measure_novelty([feature_map]), measure_novelty([feature_map.float()]))
 
 
 def make_model(config: ClipSamConfig, **fields: Any) -> ClipSamForAnomalySegmentation:
@@ -67,7 +69,7 @@ def test_the_rough_map_is_mixed_by_weight(tiny_config: ClipSamConfig, localizer:
     text_embeds = torch.nn.functional.normalize(torch.randn(1, 2, 16), dim=-1)
     features = model.get_feature_maps(pixel_values)
     text_map = model(pixel_values=pixel_values, text_embeds=text_embeds).rough_anomaly_map
-    novelty = measure_novelty(features[-1])
+    novelty = measure_novelty(features)
     assert novelty.std() > 0
     novelty_map = Scale(0.3, 0.2).to_map(novelty, (64, 48), model.config.reference_deviations)
     for weight in (0.25, 1.0):

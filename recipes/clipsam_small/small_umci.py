@@ -190,7 +190,7 @@ def find_novelty_scale(photographs: list[SceneCache]) -> tuple[float, float]:
     """Return what novelty within a photograph is usual: its median and spread, over all photographs of each set."""
     scales = []
     for cache in photographs:
-        features = (cache.take([number]).features[:, -1] for number in range(len(cache)))
+        features = (cache.take([number]).features.unbind(1) for number in range(len(cache)))
         scales.append(measure_scale([measure_novelty(each)[0].numpy() for each in features]))
     centre, spread = np.mean(scales, 0).tolist()
     return centre, spread

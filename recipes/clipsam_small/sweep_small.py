@@ -48,6 +48,8 @@ WHOLE = UmciSettings(
 )
 TEXT_HEAD = replace(WHOLE, head="text")
 PLAIN = replace(TEXT_HEAD, fused_features=("original",))
+# Without texts, unless strips or scales bring them in
+BARE = replace(UmciSettings(), novelty_weight=0.0, head="conv")
 HEADS = {
     "all features": WHOLE,
     "all features, 100 steps": replace(WHOLE, num_steps=100),
@@ -67,10 +69,16 @@ HEADS = {
     "V_ori, text head, blocks 3, 6, 9": replace(PLAIN, feature_layers=(3, 6, 9)),
     "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=50),
     "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(UmciSettings(), novelty_weight=0.0),
-    "the same, novelty 0.25": replace(UmciSettings(), novelty_weight=0.25),
-    "the same, novelty 0.75": replace(UmciSettings(), novelty_weight=0.75),
-    "the same, novelty alone": replace(UmciSettings(), novelty_weight=1.0),
+    "the same, conv head": BARE,
+    "the same, all features": replace(UmciSettings(), novelty_weight=0.0, fused_features=FUSED_FEATURES),
+    "the same, conv head, all features": replace(BARE, fused_features=FUSED_FEATURES),
+    "the same, conv head, no strips": replace(BARE, fused_features=("original", "scale")),
+    "the same, conv head, no scales": replace(BARE, fused_features=("original", "row", "column")),
+    "the same, conv head, no V_ori": replace(BARE, fused_features=("row", "column", "scale")),
+    "the same, novelty 0.15": replace(UmciSettings(), novelty_weight=0.15),
     "the same, novelty 0.5": replace(UmciSettings(), novelty_weight=0.5),
+    "novelty alone": replace(UmciSettings(), novelty_weight=1.0),
+    "the same, novelty 0.25": UmciSettings(),
 }
 """The heads by name; the last one is taken."""
 FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")

@@ -398,7 +398,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         if weight == 0:
             return text_map
         with torch.no_grad():
-            novelty = measure_novelty(feature_maps[-1])
+            novelty = measure_novelty(feature_maps)
             novelty_map = Scale(*self.config.novelty_scale).to_map(novelty, size, self.config.reference_deviations)
         return mix_maps(novelty_map, text_map, 1 - weight)
 

@@ -6,7 +6,10 @@ Zero-shot in the strict sense: nothing is trained, and no other photograph is lo
 whose parts resemble each other, a defect is what nothing else resembles.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .patches_clipsam import average_neighbourhoods
@@ -22,35 +25,40 @@ NEIGHBOURS = 0.02
 """Share of a photograph's patches that a normal patch is expected to resemble."""
 
 
-def measure_novelty(feature_map: Tensor) -> Tensor:
+def measure_novelty(feature_maps: Sequence[Tensor]) -> Tensor:
     """Measures how far patches are from those of the same photograph that are most like them.
 
     Args:
-        feature_map (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Outputs of a block of CLIP's
-            vision tower, on its token grid. Each token is normalised over its channels.
+        feature_maps (`Sequence[torch.Tensor]` of shape `(batch_size, channels, height, width)`): Outputs of blocks of
+            CLIP's vision tower, on its token grid. Each token is normalised over its channels.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, height, width)`: float32 in [0, 2], the mean cosine distance to the
-        nearest `NEIGHBOURS` of the patches beyond `REACH`; 0 where the grid is so small that there is none.
+        nearest `NEIGHBOURS` of the patches beyond `REACH`, averaged over the maps; 0 where the grid is so small that
+        there is none.
 
     Example:
         >>> surface = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).repeat(1, 1, 9, 9)
         >>> surface[..., 3:6, 3:6] *= -1
-        >>> measure_novelty(surface)[0, 4, ::4].round()
+        >>> measure_novelty([surface])[0, 4, ::4].round()
         tensor([0., 2., 0.])
     """
-    height, width = feature_map.shape[-2:]
-    normalised = torch.nn.functional.layer_norm(feature_map.float().movedim(1, -1), feature_map.shape[1:2])
-    (tokens,) = average_neighbourhoods([normalised.movedim(-1, 1)], [NEIGHBOURHOOD])  # (batch, tokens, channels)
-    rows, columns = (torch.arange(side, device=tokens.device) for side in (height, width))
+    height, width = feature_maps[0].shape[-2:]
+    rows, columns = (torch.arange(side, device=feature_maps[0].device) for side in (height, width))
     is_near = ((rows[:, None] - rows).abs() <= REACH)[:, None, :, None] & (
         ((columns[:, None] - columns).abs() <= REACH)[None, :, None, :]
-    )
-    cosines = (tokens @ tokens.transpose(1, 2)).masked_fill(is_near.flatten(2).flatten(0, 1), -torch.inf)
-    nearest = cosines.topk(max(1, round(NEIGHBOURS * height * width)), dim=-1).values  # (batch, tokens, neighbours)
-    is_there = nearest > -torch.inf
-    distances = torch.where(is_there, (1 - nearest).clamp(min=0), 0).sum(dim=-1) / is_there.sum(dim=-1).clamp(min=1)
-    return distances.unflatten(1, (height, width))
+    )  # (height, width, height, width)
+    count = max(1, round(NEIGHBOURS * height * width))
+    distances = []
+    for feature_map in feature_maps:
+        normalised = F.layer_norm(feature_map.float().movedim(1, -1), feature_map.shape[1:2]).movedim(-1, 1)
+        (tokens,) = average_neighbourhoods([normalised], [NEIGHBOURHOOD])  # (batch, tokens, channels)
+        cosines = (tokens @ tokens.transpose(1, 2)).masked_fill(is_near.flatten(2).flatten(0, 1), -torch.inf)
+        nearest = cosines.topk(count, dim=-1).values  # (batch, tokens, neighbours)
+        is_there = nearest > -torch.inf
+        total = torch.where(is_there, (1 - nearest).clamp(min=0), 0).sum(dim=-1)
+        distances.append(total / is_there.sum(dim=-1).clamp(min=1))  # (batch, tokens)
+    return torch.stack(distances).mean(dim=0).unflatten(1, (height, width))
 
 
 __all__ = ["NEIGHBOURHOOD", "NEIGHBOURS", "REACH", "measure_novelty"]

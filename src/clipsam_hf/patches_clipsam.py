@@ -77,7 +77,8 @@ def describe_photographs(
     if text_embeds is None:
         return patches, None
     model.check_trained()
-    return patches, model(feature_maps=feature_maps, text_embeds=text_embeds).rough_anomaly_map
+    logits = model(feature_maps=feature_maps, text_embeds=text_embeds).logits
+    return patches, model.localizer.to_map(logits, size)
 
 
 def mix_maps(compared: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
