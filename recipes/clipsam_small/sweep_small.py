@@ -44,7 +44,12 @@ from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 __all__ = ["HEADS", "main"]
 
 WHOLE = UmciSettings(
-    feature_layers=(6, 9), fused_features=FUSED_FEATURES, head="conv", num_steps=600, novelty_weight=0.0
+    feature_layers=(6, 9),
+    fused_features=FUSED_FEATURES,
+    head="conv",
+    num_steps=600,
+    stage_mean="probability",
+    novelty_weight=0.0,
 )
 TEXT_HEAD = replace(WHOLE, head="text")
 PLAIN = replace(TEXT_HEAD, fused_features=("original",))
@@ -68,7 +73,8 @@ HEADS = {
     "V_ori, text head, block 9": replace(PLAIN, feature_layers=(9,)),
     "V_ori, text head, blocks 3, 6, 9": replace(PLAIN, feature_layers=(3, 6, 9)),
     "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=50),
-    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(UmciSettings(), novelty_weight=0.0),
+    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=100),
+    "the same, mean logit": replace(UmciSettings(), novelty_weight=0.0),
     "the same, conv head": BARE,
     "the same, all features": replace(UmciSettings(), novelty_weight=0.0, fused_features=FUSED_FEATURES),
     "the same, conv head, all features": replace(BARE, fused_features=FUSED_FEATURES),
