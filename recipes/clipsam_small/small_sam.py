@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-SAM of `clipsam-small`: trained on generated defects over real surfaces, and on no photograph of a data set.
+SAM of `clipsam-small`: that of `clipsam-tiny`, trained further on generated defects over real surfaces.
 
 It is asked as the package will ask it. A rough map with patches of CLIP's size is made of the true mask, blurred and
 disturbed; its regions give boxes and points by the package's own functions, and the answer is what is defective in
@@ -28,14 +28,12 @@ __all__ = ["SETTINGS", "RegionPrompts", "SamScenes", "disturbed_map"]
 
 SETTINGS = SamSettings(
     image_size=448,
-    hidden_size=96,
-    window_size=7,
-    output_channels=64,
-    schedule=((2600, 112, 16), (4200, 224, 6), (4500, 448, 2)),
+    schedule=((900, 224, 8), (1200, 448, 3)),
+    peak_learning_rate=1.0e-3,
     prompts_per_image=4,
-    balanced_weight=0.5,
     save_steps=100,
 )
+"""The network is that of `clipsam-tiny`, and begins with its weights."""
 
 CELL = 14
 """Pixels of a patch of the rough map, in a photograph of `SETTINGS.image_size`."""

@@ -50,7 +50,6 @@ class UmciSettings:
     reference_neighbourhoods: tuple[int, ...] = (3,)
     reference_text_weight: float = 0.5
     mutual_text_weight: float = 0.5
-    stage_mean: Literal["probability", "logit"] = "logit"
     novelty_weight: float = 0.25
     image_size: int = 448
     umci_hidden_size: int = 64
@@ -115,7 +114,6 @@ def build_model(
         normalize_features=settings.normalize_features,
         head=settings.head,
         fused_features=settings.fused_features,
-        stage_mean=settings.stage_mean,
         **fields,
     )
     model = ClipSamForAnomalySegmentation(config)
@@ -218,8 +216,8 @@ def raise_maps(model: ClipSamForAnomalySegmentation, bank: dict[str, dict[str, T
     Bring what a trained head gives at a threshold to a half, so that a map can be read on its scale from 0 to 1.
 
     A head of few steps ranks pixels well and is sure of nothing. The texts of two states differ in much the same way
-    for every name; along that way a constant is added to the logits of all stages, whose mean keeps its order. Two kinds of defect, or swapped texts, do not
-    differ so, or the other way round. The channel with the least to say is given up for it.
+    for every name; along that way a constant is added to the logits of all stages. Two kinds of defect, or
+    swapped texts, do not differ so, or the other way round. The channel with the least to say is given up for it.
 
     Args:
         model: With a text head.

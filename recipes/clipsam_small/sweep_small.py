@@ -28,6 +28,7 @@ from small_umci import (
     build_model,
     build_processor,
     find_novelty_scale,
+    raise_maps,
     train_head,
 )
 from torch.nn import functional as F
@@ -48,7 +49,6 @@ WHOLE = UmciSettings(
     fused_features=FUSED_FEATURES,
     head="conv",
     num_steps=600,
-    stage_mean="probability",
     novelty_weight=0.0,
 )
 TEXT_HEAD = replace(WHOLE, head="text")
@@ -73,8 +73,7 @@ HEADS = {
     "V_ori, text head, block 9": replace(PLAIN, feature_layers=(9,)),
     "V_ori, text head, blocks 3, 6, 9": replace(PLAIN, feature_layers=(3, 6, 9)),
     "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=50),
-    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=100),
-    "the same, mean logit": replace(UmciSettings(), novelty_weight=0.0),
+    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(UmciSettings(), novelty_weight=0.0),
     "the same, conv head": BARE,
     "the same, all features": replace(UmciSettings(), novelty_weight=0.0, fused_features=FUSED_FEATURES),
     "the same, conv head, all features": replace(BARE, fused_features=FUSED_FEATURES),
@@ -91,17 +90,17 @@ FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")
 
 
 @torch.no_grad()
-def measure(inference: ClipSamInference, cache: SceneCache, layers: Sequence[int]) -> dict[str, float]:
-    """Return the figures of the rough maps of whole photographs."""
+def look_at(inference: ClipSamInference, caches: Sequence[SceneCache], layers: Sequence[int]) -> AnomalyMetrics:
+    """Return the measures of the rough maps of whole photographs."""
     model, metrics = inference.model, AnomalyMetrics()
-    for number, word in enumerate(cache.words):
-        scene = cache.take([number])
-        maps = tuple(scene.features[:, LAYERS.index(layer)] for layer in layers)
-        rough = model(feature_maps=maps, text_embeds=inference.embed(word)).rough_anomaly_map
-        anomaly_map = F.interpolate(rough[None], (SIDE, SIDE), mode="bilinear")[0, 0]
-        add_map(metrics, anomaly_map, scene.kinds[0] > 0, score=float(model.score(rough)))
-    figures = metrics.compute()["mean"]
-    return {name: figures[name] for name in FIGURES}
+    for cache in caches:
+        for number, word in enumerate(cache.words):
+            scene = cache.take([number])
+            maps = tuple(scene.features[:, LAYERS.index(layer)] for layer in layers)
+            rough = model(feature_maps=maps, text_embeds=inference.embed(word)).rough_anomaly_map
+            anomaly_map = F.interpolate(rough[None], (SIDE, SIDE), mode="bilinear")[0, 0]
+            add_map(metrics, anomaly_map, scene.kinds[0] > 0, score=float(model.score(rough)))
+    return metrics
 
 
 def try_head(arguments: argparse.Namespace, settings: UmciSettings, left_out: str, seed: int) -> dict[str, float]:
@@ -116,11 +115,16 @@ def try_head(arguments: argparse.Namespace, settings: UmciSettings, left_out: st
     names = read_names(arguments.materials)
     batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, seed)
     train_head(model, batches, settings, None)
-    model.config.novelty_weight = settings.novelty_weight
-    model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
-    processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=256)
-    cache = SceneCache(folder / "photographs" / left_out)
-    return measure(ClipSamInference(model, processor), cache, settings.feature_layers)
+    shown, layers = list(photographs.values()), settings.feature_layers
+    inference = ClipSamInference(model, build_processor(tokenizer, clip_size=settings.image_size, sam_size=256))
+    if settings.novelty_weight > 0:
+        # As in `train_small.py umci`: both maps must lie on the same scale
+        threshold = look_at(inference, shown, layers).compute()["categories"]["all"]["pixel_f1_threshold"]
+        raise_maps(model, batches.bank, threshold)
+        model.config.novelty_weight = settings.novelty_weight
+        model.config.novelty_scale = find_novelty_scale(shown)
+    figures = look_at(inference, [SceneCache(folder / "photographs" / left_out)], layers).compute()["mean"]
+    return {name: figures[name] for name in FIGURES}
 
 
 def describe(head: str, left_out: str) -> dict[str, Any]:

@@ -39,7 +39,9 @@ from tiny_sam import train_sam
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel, SamModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.data import AnomalyFolder
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training.calibration import calibrate
 
 
@@ -117,6 +119,15 @@ def tune_text(arguments: argparse.Namespace) -> None:
     tokenizer.save_pretrained(run / "clip")
 
 
+def outline(arguments: argparse.Namespace) -> None:
+    """Train the SAM of the embedded checkpoint further, asked by the regions of rough maps."""
+    folder = arguments.output_dir
+    first = folder / "first"
+    ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam.save_pretrained(first / "sam")
+    scenes = SamScenes(arguments.materials, seed=arguments.seed)
+    train_sam(SAM_SETTINGS, scenes, folder, first, fast=arguments.fast, prompts=RegionPrompts)
+
+
 def train_head_of(arguments: argparse.Namespace) -> None:
     """
     Train UMCI, and save the model with the SAM of its own stage.
@@ -192,8 +203,7 @@ def main() -> None:
     if arguments.stage == "text":
         tune_text(arguments)
     if arguments.stage == "sam":
-        scenes = SamScenes(arguments.materials, seed=arguments.seed)
-        train_sam(SAM_SETTINGS, scenes, folder, fast=arguments.fast, prompts=RegionPrompts)
+        outline(arguments)
     if arguments.stage == "umci":
         train_head_of(arguments)
 

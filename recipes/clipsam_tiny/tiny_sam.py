@@ -47,7 +47,6 @@ class SamSettings:
     num_points: int = 5
     all_masks_weight: float = 0.2
     score_weight: float = 1.0
-    balanced_weight: float = 0.25
     save_steps: int = 200
 
 
@@ -209,7 +208,7 @@ class PromptedMasks:
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         balanced = (entropy * target).sum((-2, -1)) / target.sum((-2, -1)).clamp(min=0.5)
         balanced = balanced + (entropy * (1 - target)).sum((-2, -1)) / (1 - target).sum((-2, -1)).clamp(min=0.5)
-        quality = dice + self.settings.balanced_weight * balanced
+        quality = dice + 0.25 * balanced
         with torch.no_grad():
             marked, real = logits > 0, target > 0.5
             overlap = (marked & real).sum((-2, -1)) / (marked | real).sum((-2, -1)).clamp(min=1)

@@ -134,9 +134,6 @@ class ClipSamConfig(PreTrainedConfig):
             or the scalar product with the two projected texts. [D]
         fused_features (`tuple[str]`, defaults to `("original", "row", "column", "scale")`): What the fusion
             concatenates; fewer of them are the paper's ablations. [S]; `"original"` (V_ori) is [D].
-        stage_mean (`"probability"` or `"logit"`, defaults to `"probability"`): What of the stages is averaged to one
-            map. By logits, what raises or lowers all stages alike does not change which pixel is above which; `"vv"`
-            and `"windows"` have means of their own. [D]
         novelty_weight (`float`, defaults to 0.0): Share in [0, 1] of the novelty within the photograph itself in the
             rough map, see `measure_novelty`. Not where there are references or others to compare with. [D]
         novelty_scale (`tuple[float]`, defaults to `(0.1, 0.05)`): Median of that novelty in good photographs, and its
@@ -240,7 +237,6 @@ class ClipSamConfig(PreTrainedConfig):
     head: Literal["conv", "text"] = setting("localize", "conv")
     fused_features: list[str] | tuple[str, ...] = setting("localize", FUSED_FEATURES)
 
-    stage_mean: Literal["probability", "logit"] = setting("localize", "probability")
     novelty_weight: float | int = setting("localize", 0.0)
     novelty_scale: list[float | int] | tuple[float | int, ...] = setting("localize", (0.1, 0.05))
 

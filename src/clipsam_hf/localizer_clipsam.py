@@ -133,7 +133,7 @@ class Localizer:
         raise NotImplementedError
 
     def join_stages(self, difference: Tensor) -> Tensor:
-        """Makes one map of those of the stages; here the mean of their probabilities or logits, by `stage_mean`.
+        """Makes one map of those of the stages; here the mean of their probabilities.
 
         Args:
             difference (`torch.Tensor` of shape `(batch_size, num_stages, height, width)`): How far the logit of
@@ -142,8 +142,6 @@ class Localizer:
         Returns:
             `torch.Tensor` of shape `(batch_size, height, width)`: In [0, 1].
         """
-        if self.config.stage_mean == "logit":
-            return difference.mean(dim=1).sigmoid()
         return difference.sigmoid().mean(dim=1)
 
     def to_map(self, logits: Tensor, size: torch.Size) -> Tensor:
