@@ -28,7 +28,7 @@ __all__ = ["SETTINGS", "RegionPrompts", "SamScenes", "disturbed_map"]
 
 SETTINGS = SamSettings(
     image_size=448,
-    schedule=((900, 224, 8), (1200, 448, 3)),
+    schedule=((700, 224, 8), (950, 448, 3)),
     peak_learning_rate=1.0e-3,
     prompts_per_image=4,
     save_steps=100,
