@@ -50,7 +50,7 @@ class UmciSettings:
     reference_neighbourhoods: tuple[int, ...] = (3,)
     reference_text_weight: float = 0.5
     mutual_text_weight: float = 0.5
-    novelty_weight: float = 0.25
+    novelty_weight: float = 0.15
     image_size: int = 448
     umci_hidden_size: int = 64
     normalize_features: bool = True

@@ -80,10 +80,10 @@ HEADS = {
     "the same, conv head, no strips": replace(BARE, fused_features=("original", "scale")),
     "the same, conv head, no scales": replace(BARE, fused_features=("original", "row", "column")),
     "the same, conv head, no V_ori": replace(BARE, fused_features=("row", "column", "scale")),
-    "the same, novelty 0.15": replace(UmciSettings(), novelty_weight=0.15),
+    "the same, novelty 0.25": replace(UmciSettings(), novelty_weight=0.25),
     "the same, novelty 0.5": replace(UmciSettings(), novelty_weight=0.5),
     "novelty alone": replace(UmciSettings(), novelty_weight=1.0),
-    "the same, novelty 0.25": UmciSettings(),
+    "the same, novelty 0.15": UmciSettings(),
 }
 """The heads by name; the last one is taken."""
 FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")
