@@ -86,13 +86,17 @@ def measure(model: ClipSamForAnomalySegmentation, looks: Sequence[Look], fields:
     return metrics.compute()["mean"]
 
 
-def main() -> None:
-    """Print a row for each variant."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, help="a data set")
     parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--num_threads", type=int, default=1)
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print a row for each variant."""
+    arguments = parse_args()
     torch.set_num_threads(arguments.num_threads)
     model = ClipSamForAnomalySegmentation.from_pretrained(arguments.model)
     inference = ClipSamInference(model, ClipSamProcessor.from_pretrained(arguments.model))

@@ -10,8 +10,9 @@ one that fits best is said, and the one that SAM itself says is best; both as th
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,11 +64,14 @@ def measure(sam: SamModel, images: Iterator[tuple[np.ndarray, np.ndarray]]) -> t
     Returns:
         Mean IoU of the fittest of the masks, of the one said to be the best, and the number of parts.
     """
-    processor = sam_processor(sam.config.vision_config.image_size)
+    vision: Any = sam.config.vision_config
+    side = vision.image_size
+    processor = sam_processor(side)
     fittest, chosen = [], []
     for image, mask in images:
         inputs = processor(Image.fromarray(image), return_tensors="pt")
-        frame = Frame(tuple(inputs["reshaped_input_sizes"][0].tolist()), sam.config.vision_config.image_size)
+        height, width = inputs["reshaped_input_sizes"][0].tolist()
+        frame = Frame((height, width), side)
         embeddings = sam.get_image_embeddings(inputs["pixel_values"])
         for part, point in find_parts(mask):
             scale = np.array(frame.content[::-1]) / part.shape[::-1]
@@ -96,8 +100,7 @@ def photographs(root: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield np.asarray(sample.load_image().convert("RGB")), np.asarray(sample.load_mask()).astype(bool)
 
 
-def main() -> None:
-    """Print a line for the scenes and for each set."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sam", type=Path, help="folder of the stage `sam`, or of another SamModel")
     parser.add_argument("--materials", type=Path, help="folder of photographs of surfaces, for generated scenes")
@@ -105,13 +108,19 @@ def main() -> None:
     parser.add_argument("--num_scenes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_threads", type=int, default=1)
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print a line for the scenes and for each set."""
+    arguments = parse_args()
     torch.set_num_threads(arguments.num_threads)
     sam = SamModel.from_pretrained(arguments.sam).eval()
     sets = {root.name: photographs(root) for root in arguments.data_dir}
     if arguments.materials is not None:
         scenes = SamScenes(arguments.materials, seed=arguments.seed)
-        sets["generated"] = generated(scenes, arguments.num_scenes, sam.config.vision_config.image_size)
+        vision: Any = sam.config.vision_config
+        sets["generated"] = generated(scenes, arguments.num_scenes, vision.image_size)
     for name, images in sets.items():
         fittest, chosen, count = measure(sam, images)
         print(

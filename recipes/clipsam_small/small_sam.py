@@ -79,7 +79,7 @@ class SamScenes:
         """Return a batch, see `ScenePool.batch`."""
         rng = np.random.default_rng((self.seed, step, 6))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        self.surfaces.extents = tuple(each * size / 256 for each in EXTENTS)
+        self.surfaces.extents = (EXTENTS[0] * size / 256, EXTENTS[1] * size / 256)
         images, labels, words = [], np.zeros((count, 3, size, size), np.uint8), []
         for row in range(count):
             images_of = self.thin_images if rng.random() < THIN_SHARE else self.images
@@ -148,8 +148,9 @@ class RegionPrompts(PromptedMasks):
                 chosen = [regions[i] for i in rng.integers(len(regions), size=prompts)]
                 frame, points = Frame((size, size), size), self.settings.num_points
                 given = build_prompts(chosen, rough, frame, num_points=points, seed=int(rng.integers(2**31)))
-                masks = [torch.from_numpy(truth & near(region.mask)) for region in chosen]
-                return torch.stack(masks), given.input_boxes, given.input_points
+                asked = [torch.from_numpy(truth & near(region.mask)) for region in chosen]
+                assert given.input_boxes is not None and given.input_points is not None
+                return torch.stack(asked), given.input_boxes, given.input_points
         segments = self.segments(batch, number, rng)
         masks = torch.stack([segments[i] for i in rng.integers(len(segments), size=prompts)])
         # SAM itself adds half a pixel
@@ -158,5 +159,5 @@ class RegionPrompts(PromptedMasks):
 
 def near(region: np.ndarray) -> np.ndarray:
     """Return where a region of a map of half the side is, or is a patch away: bool, of the whole side."""
-    wide = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=CELL // 2)
+    wide = ndimage.binary_dilation(region, np.ones((3, 3), bool), iterations=CELL // 2)
     return wide.repeat(2, 0).repeat(2, 1)

@@ -150,8 +150,8 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, arguments.seed)
     train_head(model, batches, settings, run / "umci")
     model.config.auxiliary_dataset = " + ".join(["generated images", *photographs])
-    sam_size = sam.config.vision_config.image_size
-    processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=sam_size)
+    vision: Any = sam.config.vision_config
+    processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=vision.image_size)
     rough = calibrate(model, processor, samples, refine=False)
     raise_maps(model, batches.bank, rough.binarize_threshold)
     model.config.novelty_weight = settings.novelty_weight

@@ -6,15 +6,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from synthetic_pool import ScenePool
+from synthetic_pool import Batch
 from torch import nn
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
-__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "Schedule", "normalise", "patch_filters", "phase", "run_steps"]
+__all__ = ["CLIP_PIXELS", "SAM_PIXELS", "Batches", "Schedule", "normalise", "patch_filters", "phase", "run_steps"]
 
 # The phases of a run: last step, image side, batch size
 Schedule = tuple[tuple[int, int, int], ...]
@@ -28,13 +28,23 @@ MAX_NORM = 1.0
 DECAY = 0.3
 
 
+class Batches(Protocol):
+    """Where images come from, as a function of the step: a `ScenePool`, or what draws scenes as it goes."""
+
+    seed: int
+    device: torch.device
+
+    def batch(self, step: int, *, first: int, count: int, size: int) -> Batch:
+        """Return the batch of a step, see `ScenePool.batch`."""
+
+
 def normalise(images: torch.Tensor, pixels: tuple[list[float], list[float]]) -> torch.Tensor:
     """Give (batch_size, 3, height, width) images in [0, 1] a network's mean and deviation."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in pixels)
     return (images - mean) / std
 
 
-def patch_filters(pool: ScenePool, num_filters: int, patch_size: int, pixels: tuple) -> torch.Tensor:
+def patch_filters(pool: Batches, num_filters: int, patch_size: int, pixels: tuple) -> torch.Tensor:
     """
     Return the leading principal components of the pool's patches, as convolution weights of about unit response.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from synthetic_pool import Batch, ScenePool
-from tiny_common import SAM_PIXELS, Schedule, normalise, patch_filters, phase, run_steps
+from synthetic_pool import Batch
+from tiny_common import SAM_PIXELS, Batches, Schedule, normalise, patch_filters, phase, run_steps
 from torch import nn
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
@@ -112,7 +112,7 @@ class PromptedMasks:
         settings: The choices.
     """
 
-    def __init__(self, model: SamModel, pool: ScenePool, settings: SamSettings) -> None:
+    def __init__(self, model: SamModel, pool: Batches, settings: SamSettings) -> None:
         self.model, self.pool, self.settings = model, pool, settings
 
     def segments(self, batch: Batch, number: int, rng: np.random.Generator) -> list[torch.Tensor]:
@@ -219,7 +219,7 @@ class PromptedMasks:
         return loss, {name: value.item() for name, value in figures.items()}, len(boxes)
 
 
-def first_weights(settings: SamSettings, pool: ScenePool, image_size: int) -> SamModel:
+def first_weights(settings: SamSettings, pool: Batches, image_size: int) -> SamModel:
     """Return an untrained network with filters for edges and colours, and waves that fit coordinates in [0, 1]."""
     model = SamModel(sam_config(settings, image_size))
     with torch.no_grad():
@@ -234,7 +234,7 @@ def first_weights(settings: SamSettings, pool: ScenePool, image_size: int) -> Sa
 
 def train_sam(
     settings: SamSettings,
-    pool: ScenePool,
+    pool: Batches,
     folder: Path,
     start_from: Path | None = None,
     *,
