@@ -36,7 +36,7 @@ from small_vision import to_clip_vision
 from small_wheel import load_dinov2
 from small_words import Teacher, build_tokenizer, common_words, find_teacher, product_names
 from tiny_sam import train_sam
-from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel, SamModel
+from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from clipsam_hf import EMBEDDED_CHECKPOINT
@@ -130,14 +130,14 @@ def outline(arguments: argparse.Namespace) -> None:
 
 def train_head_of(arguments: argparse.Namespace) -> None:
     """
-    Train UMCI, and save the model with the SAM of its own stage.
+    Train UMCI, and save the model with the SAM of the embedded checkpoint.
 
     Thresholds and the weight of SAM's masks are chosen on whole photographs of the sets that it was shown.
     """
     folder, settings = arguments.output_dir, UmciSettings()
     run = folder / arguments.run
     clip, tokenizer = CLIPModel.from_pretrained(run / "clip"), CLIPTokenizer.from_pretrained(run / "clip")
-    sam = SamModel.from_pretrained(folder / "sam")
+    sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
     torch.manual_seed(arguments.seed)
     model = build_model(clip, sam, settings, auxiliary_seed=arguments.seed)
     scenes, photographs = read_features(folder, arguments.leave_out)
