@@ -147,6 +147,20 @@ def test_a_refinement_that_finds_the_defects_counts_and_one_that_hides_them_does
     assert hidden.final_f1 == hidden.rough_f1 == found.rough_f1
 
 
+def test_a_given_weight_stays(
+    trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Noise for masks: the free choice would be 0
+    noise = torch.rand(len(SAMPLES), 32, 32, generator=torch.Generator().manual_seed(0))
+    refine_by(monkeypatch, trained, lambda number: noise[number])
+    found = calibrate(trained, tiny_processor, SAMPLES, refine_weights=[0.4])
+    assert trained.config.refine_weight == found.refine_weight == 0.4
+    assert found.mask_threshold != found.binarize_threshold
+    for wrong in ([], [0.4, 1.1]):
+        with pytest.raises(ValueError, match="`refine_weights` must be numbers"):
+            calibrate(trained, tiny_processor, SAMPLES, refine_weights=wrong)
+
+
 def test_of_equal_weights_the_smallest_is_taken(
     trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

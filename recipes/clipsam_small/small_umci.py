@@ -51,6 +51,7 @@ class UmciSettings:
     reference_text_weight: float = 0.5
     mutual_text_weight: float = 0.5
     novelty_weight: float = 0.15
+    refine_weight: float = 0.4
     image_size: int = 448
     umci_hidden_size: int = 64
     normalize_features: bool = True

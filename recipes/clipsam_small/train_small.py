@@ -132,7 +132,7 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     """
     Train UMCI, and save the model with the SAM of the embedded checkpoint.
 
-    Thresholds and the weight of SAM's masks are chosen on whole photographs of the sets that it was shown.
+    Thresholds are chosen on whole photographs of the sets that it was shown.
     """
     folder, settings = arguments.output_dir, UmciSettings()
     run = folder / arguments.run
@@ -156,7 +156,9 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     raise_maps(model, batches.bank, rough.binarize_threshold)
     model.config.novelty_weight = settings.novelty_weight
     model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
-    print(rough, calibrate(model, processor, samples), sep="\n", flush=True)
+    # Its SAM has seen pieces of these photographs, and would be trusted too much
+    final = calibrate(model, processor, samples, refine_weights=[settings.refine_weight])
+    print(rough, final, sep="\n", flush=True)
     # What texts alone say of an image is no verdict: `clipsam calibrate` makes one from good photographs
     model.config.decision_threshold = None
     model.save_pretrained(run / "clipsam-small")

@@ -80,6 +80,7 @@ def calibrate(
     *,
     class_name: str | None = None,
     refine: bool = True,
+    refine_weights: Sequence[float] = REFINE_WEIGHTS,
     batch_size: int = 1,
     num_workers: int = 0,
     accelerator: Any = None,
@@ -89,9 +90,9 @@ def calibrate(
 
     The two thresholds of maps maximise the F1 of the pixels of all images together, since one threshold holds for all
     categories: first that of the rough map, with which SAM is prompted, then that of the final map. Between them, the
-    weight w is the one of `REFINE_WEIGHTS` whose final map (1 - w) A + w S has the highest such F1, S being what SAM's
+    weight w is the one of `refine_weights` whose final map (1 - w) A + w S has the highest such F1, S being what SAM's
     masks make of the rough map A; of equals the smallest. It is F1 and not AP because F1 is what the thresholds are
-    for, and what a mask is judged by; and since 0 is among the weights, refinement never lowers it on this set. With
+    for, and what a mask is judged by; and where 0 is among the weights, refinement never lowers it on this set. With
     `merge="sum_norm"`, which is not linear, the weight stays as it is.
 
     The decision threshold is Youden's: the one with the most found defects minus false alarms, both as shares. Unlike
@@ -110,6 +111,8 @@ def calibrate(
         class_name (`str`, *optional*): what all photographs show; by default each sample's own word.
         refine (`bool`): whether `mask_threshold` and `decision_threshold` hold for refined maps, which
             `calibrated_refine` says, and `refine_weight` is chosen.
+        refine_weights (sequence of `float`): in [0, 1], the weights to choose from; a single one stays, for a SAM
+            that was trained on this set and would be trusted too much.
         batch_size (`int`): photographs per forward pass.
         num_workers (`int`): processes that read photographs.
         accelerator (`accelerate.Accelerator`, *optional*): its processes share the images, and all get the result.
@@ -119,9 +122,11 @@ def calibrate(
         [`Calibration`].
 
     Raises:
-        ValueError: if the head is not trained, or there are no pixels of both kinds.
+        ValueError: if the head is not trained, there are no pixels of both kinds, or a weight is out of range.
         ImageReadError, OSError: if a file cannot be read.
     """
+    if not refine_weights or not all(0 <= weight <= 1 for weight in refine_weights):
+        raise ValueError(f"`refine_weights` must be numbers in [0, 1], at least one, got {tuple(refine_weights)}")
     model.check_trained()
     model.eval()
     inference, config = ClipSamInference(model, processor), model.config
@@ -132,7 +137,7 @@ def calibrate(
         rough = final = _choose(*_count(_rough_maps(inference, samples, class_name, share, kept), samples, share))
         config.binarize_threshold = rough.threshold
         if kept is not None:
-            final = _weigh(inference, samples, share, kept, rough)
+            final = _weigh(inference, samples, share, kept, rough, refine_weights)
     config.mask_threshold = final.threshold
     config.calibrated_refine = refine
     decision = _best_decision(final.images)
@@ -228,7 +233,12 @@ class _Choice:
 
 
 def _weigh(
-    inference: ClipSamInference, samples: Sequence[AnomalySample], share: _Share, kept: Path, rough: _Choice
+    inference: ClipSamInference,
+    samples: Sequence[AnomalySample],
+    share: _Share,
+    kept: Path,
+    rough: _Choice,
+    weights: Sequence[float],
 ) -> _Choice:
     """Choose how much SAM counts, and store it."""
     model, config = inference.model, inference.model.config
@@ -240,12 +250,12 @@ def _weigh(
         _keep_refined_maps(inference, share, samples, kept)
     finally:
         config.refine_weight = before
-    best = rough  # what it would be without SAM
-    config.refine_weight = REFINE_WEIGHTS[0]
-    for weight in REFINE_WEIGHTS[1:]:
-        choice = _choose(*_count(_final_maps(model, share, kept, weight), samples, share))
-        if choice.f1 > best.f1:
-            best, config.refine_weight = choice, weight
+    # At 0 the final map is the rough one
+    choices = [
+        (rough if weight == 0 else _choose(*_count(_final_maps(model, share, kept, weight), samples, share)), weight)
+        for weight in sorted(weights)
+    ]
+    best, config.refine_weight = max(choices, key=lambda each: each[0].f1)  # the first of equals
     return best
 
 
