@@ -11,6 +11,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import clipsam_command
 import clipsam_hf
@@ -43,6 +44,15 @@ def test_help_version_and_info_come_without_torch() -> None:
     assert result.stdout.count("Usage: clipsam") == 4
     assert "clipsam-tiny: a ClipSAM" in result.stdout
     assert result.stdout.endswith("imported:\n")
+
+
+def test_a_model_is_loaded_without_a_word(tmp_path: Path) -> None:
+    """The package that waited registers its classes before the library reads a checkpoint."""
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    argument = f"predict {tmp_path / 'photo.png'} --class-name tile --no-refine --output {tmp_path / 'out'}"
+    result = subprocess.run([sys.executable, "-c", CALL, argument], capture_output=True, text=True, check=True)
+    assert (tmp_path / "out" / "predictions.csv").exists()
+    assert "[transformers]" not in result.stderr, result.stderr
 
 
 def write_toy(folder: Path) -> None:

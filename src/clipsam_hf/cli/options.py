@@ -101,9 +101,8 @@ def load_model(
 def _load_whole(
     source: str, revision: str, loading: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple["ClipSamForAnomalySegmentation", "ClipSamProcessor", str]:
-    from ..configuration_clipsam import ClipSamConfig
-    from ..modeling_clipsam import ClipSamForAnomalySegmentation
-    from ..processing_clipsam import ClipSamProcessor
+    # Of the package, which registers them: else the library wonders about the type of the model
+    from .. import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor
 
     if "feature_layers" in settings:
         stored = ClipSamConfig.from_pretrained(source, revision=revision)
@@ -119,8 +118,7 @@ def _load_whole(
 def _load_parts(
     clip: str, sam: str, loading: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple["ClipSamForAnomalySegmentation", "ClipSamProcessor", str]:
-    from ..modeling_clipsam import ClipSamForAnomalySegmentation
-    from ..processing_clipsam import ClipSamProcessor
+    from .. import ClipSamForAnomalySegmentation, ClipSamProcessor
 
     network = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
         clip, sam, clip_kwargs=dict(loading), sam_kwargs=dict(loading), **settings
