@@ -101,8 +101,11 @@ def load_model(
 def _load_whole(
     source: str, revision: str, loading: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple["ClipSamForAnomalySegmentation", "ClipSamProcessor", str]:
-    # Of the package, which registers them: else the library wonders about the type of the model
-    from .. import ClipSamConfig, ClipSamForAnomalySegmentation, ClipSamProcessor
+    # The package registers its classes when it is first asked for a name: else the library wonders what they are
+    from .. import __version__  # noqa: F401
+    from ..configuration_clipsam import ClipSamConfig
+    from ..modeling_clipsam import ClipSamForAnomalySegmentation
+    from ..processing_clipsam import ClipSamProcessor
 
     if "feature_layers" in settings:
         stored = ClipSamConfig.from_pretrained(source, revision=revision)
@@ -118,7 +121,8 @@ def _load_whole(
 def _load_parts(
     clip: str, sam: str, loading: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple["ClipSamForAnomalySegmentation", "ClipSamProcessor", str]:
-    from .. import ClipSamForAnomalySegmentation, ClipSamProcessor
+    from ..modeling_clipsam import ClipSamForAnomalySegmentation
+    from ..processing_clipsam import ClipSamProcessor
 
     network = ClipSamForAnomalySegmentation.from_clip_sam_pretrained(
         clip, sam, clip_kwargs=dict(loading), sam_kwargs=dict(loading), **settings
