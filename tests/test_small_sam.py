@@ -91,7 +91,7 @@ def test_parts_are_shown_by_their_deepest_point() -> None:
     assert y == 15.5 and 35 <= x <= 56 and point == (4.5, 51.5)
 
 
-def test_a_sam_that_knows_the_answer_is_perfect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sam_that_knows_the_answer_is_perfect() -> None:
     """The photograph is 2:1, so that the square is half empty: points and masks must agree about where it lies."""
     mask = np.zeros((60, 120), bool)
     mask[20:40, 30:60] = True

@@ -150,7 +150,6 @@ def test_a_refinement_that_finds_the_defects_counts_and_one_that_hides_them_does
 def test_a_given_weight_stays(
     trained: ClipSamForAnomalySegmentation, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Noise for masks: the free choice would be 0
     noise = torch.rand(len(SAMPLES), 32, 32, generator=torch.Generator().manual_seed(0))
     refine_by(monkeypatch, trained, lambda number: noise[number])
     found = calibrate(trained, tiny_processor, SAMPLES, refine_weights=[0.4])

@@ -136,7 +136,7 @@ class ClipSamConfig(PreTrainedConfig):
             concatenates; fewer of them are the paper's ablations. [S]; `"original"` (V_ori) is [D].
         novelty_weight (`float`, defaults to 0.0): Share in [0, 1] of the novelty within the photograph itself in the
             rough map, see `measure_novelty`. Not where there are references or others to compare with. [D]
-        novelty_scale (`tuple[float]`, defaults to `(0.1, 0.05)`): Median of that novelty in good photographs, and its
+        novelty_scale (`tuple[float]`, defaults to `(0.1, 0.05)`): Median of that novelty in photographs, and its
             spread; so many `reference_deviations` above it a map is 0.5. Calibrated on the training set. [D]
         reference_layers (`tuple[int]`, *optional*): Blocks of CLIP's vision tower, counted from 1, whose outputs are
             compared with those of references; by default `feature_layers`. [D][L]

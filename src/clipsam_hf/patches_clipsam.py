@@ -77,8 +77,9 @@ def describe_photographs(
     if text_embeds is None:
         return patches, None
     model.check_trained()
-    logits = model(feature_maps=feature_maps, text_embeds=text_embeds).logits
-    return patches, model.localizer.to_map(logits, size)
+    # The whole forward would add novelty within the photograph, which a comparison has no use for
+    texts = text_embeds.to(pixel_values.device).expand(len(pixel_values), -1, -1)
+    return patches, model.localizer.to_map(model._localize(feature_maps, texts), size)
 
 
 def mix_maps(compared: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
