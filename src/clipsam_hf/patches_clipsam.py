@@ -78,7 +78,7 @@ def describe_photographs(
         return patches, None
     model.check_trained()
     # The whole forward would add novelty within the photograph, which a comparison has no use for
-    texts = text_embeds.to(pixel_values.device).expand(len(pixel_values), -1, -1)
+    texts = text_embeds.to(pixel_values.device).expand(pixel_values.shape[0], -1, -1)
     return patches, model.localizer.to_map(model._localize(feature_maps, texts), size)
 
 
