@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenes, cached features, text tower, questions to UMCI and linear head of `clipsam-small`, on tiny networks."""
 
+import copy
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from safetensors.torch import load_file
 from small_features import CachedScenes, SceneCache, build_cache
 from small_scenes import KINDS, Scenes, Surfaces, draw_scenes, name_of, read_materials
 from small_text import LockedContrast, TextSettings, build_clip, caption_loss, train_text
-from small_umci import UmciBatches, UmciSettings, raise_maps
+from small_umci import UmciBatches, UmciSettings, raise_maps, train_head
 from small_words import STATES, find_teacher, product_names
 from torch import Tensor
 from torch.nn import functional
@@ -245,6 +247,36 @@ def test_scenes_and_photographs_have_their_share(cache_folder: Path, share: floa
     drawn = batches.scenes.draw(rng, count)
     assert torch.equal(features, drawn.features[:, 1])
     assert torch.equal(batch["labels"], (drawn.kinds > 0).float())
+
+
+def test_the_same_seed_gives_the_same_bits(tiny_config: ClipSamConfig, tmp_path: Path) -> None:
+    """200 steps on cached features, and the same again; of the second run the end was lost, and it went on."""
+    tiny_config.update({"head": "text", "fused_features": ("original",)})
+    torch.manual_seed(0)
+    clip = ClipSamForAnomalySegmentation(tiny_config).clip
+    build_cache(tmp_path / "scenes", clip.vision_model, draw_noise, 8, layers=(1, 2), about={})
+    batches = questions(any_defect=1.0, feature_layers=(3, 6), num_steps=200, save_steps=60)
+    batches.settings = replace(batches.settings, scenes_per_batch=2, photographs_per_batch=1)
+    batches.scenes = SceneCache(tmp_path / "scenes")
+    batches.photographs, batches.seed = [SceneCache(tmp_path / "scenes", leave_out=["felt"])], 0
+    groups = {
+        group: functional.normalize(torch.randn(2, tiny_config.clip_config.projection_dim), dim=-1) for group in STATES
+    }
+    batches.bank, batches.names = {"felt": groups, "cookie": groups}, ["felt", "cookie"]
+
+    def train(folder: Path) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = ClipSamForAnomalySegmentation(tiny_config)
+        first = copy.deepcopy(model.umci.state_dict())
+        train_head(model, batches, batches.settings, folder)
+        assert not torch.equal(first["0.fuse.weight"], model.umci.state_dict()["0.fuse.weight"])
+        return model.umci.state_dict()
+
+    once, again = train(tmp_path / "once"), train(tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoint-200")
+    resumed = train(tmp_path / "again")
+    for name, tensor in once.items():
+        assert torch.equal(tensor, again[name]) and torch.equal(tensor, resumed[name]), name
 
 
 def test_a_raised_map_has_a_half_at_the_threshold(tiny_config: ClipSamConfig) -> None:
