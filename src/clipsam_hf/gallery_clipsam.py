@@ -195,9 +195,10 @@ def fill_memory(
                 gallery.at(index) if turns == 0 else [gallery.describe(each, turns) for each in gallery.parts(index)]
             )
             for look in looks:
-                tokens = [each[0] for each in average_neighbourhoods(look.patches, sides)]  # (height * width, hidden)
+                # Of the photograph, and of its mirror image if that is looked at: (views * height * width, hidden)
+                tokens = [each.flatten(0, 1) for each in average_neighbourhoods(look.patches, sides)]
                 good = gallery.find_good(index, look.box, roi, look.patches[0].shape[-2:])
-                places = good.rot90(turns).flatten().nonzero().flatten()
+                places = good.rot90(turns).flatten().repeat(len(look.patches[0])).nonzero().flatten()
                 if len(places) > (most := -(-share // len(looks))):
                     places = places[torch.randperm(len(places), generator=generator)[:most].sort().values]
                 columns.append([each[places.to(each.device)].half().cpu() for each in tokens])
@@ -280,10 +281,14 @@ def _dilate(mask: Tensor, reach: int) -> Tensor:
 
 
 def _views(gallery: Gallery) -> Iterator[list[Look]]:
-    """Of a single photograph, its mirror image and itself moved by half a patch: a rough idea of usual distances."""
-    step = gallery.inference.model.config.clip_config.vision_config.patch_size // 2
+    """Of a single photograph, its mirror image and itself moved by half a patch: a rough idea of usual distances.
+
+    It stands on its head in that image where the memory holds the other one.
+    """
+    config = gallery.inference.model.config
+    step, axis = config.clip_config.vision_config.patch_size // 2, -2 if config.mirror else -1
     parts = list(gallery.parts(0))
-    yield [gallery.describe_pixels(part.box, part.inputs["pixel_values"].flip(-1)) for part in parts]
+    yield [gallery.describe_pixels(part.box, part.inputs["pixel_values"].flip(axis)) for part in parts]
     moved = (
         torch.nn.functional.pad(part.inputs["pixel_values"], (step, 0, step, 0), mode="replicate") for part in parts
     )

@@ -403,6 +403,24 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         return mix_maps(novelty_map, text_map, 1 - weight)
 
     @torch.no_grad()
+    def add_mirror_image(self, rough_map: Tensor, pixel_values: Tensor, text_embeds: Tensor) -> Tensor:
+        """Averages a rough map with that of the mirror image, if `mirror` says so.
+
+        Args:
+            rough_map: (batch_size, height, width), in [0, 1].
+            pixel_values: (batch_size, 3, height, width), what it is the map of.
+            text_embeds: (batch_size, 2, projection_dim).
+
+        Returns:
+            (batch_size, height, width), float32 in [0, 1].
+        """
+        if not self.config.mirror:
+            return rough_map
+        feature_maps = self.localizer.encode(self.clip, pixel_values.flip(-1)).feature_maps
+        logits = self._localize(feature_maps, text_embeds)
+        return (rough_map + self.make_rough_map(logits, feature_maps, pixel_values.shape[-2:]).flip(-1)) / 2
+
+    @torch.no_grad()
     def refine(
         self,
         rough_anomaly_map: Tensor,
@@ -520,7 +538,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
             reshaped_input_sizes: (batch_size, 2), (height, width) of the real content in `sam_pixel_values`.
             labels: (batch_size, any height, any width), 1 = defect, 0 = good, -100 = ignore.
             original_sizes: Not used; taken so that `model(**processor(...))` works.
-            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`.
+            feature_maps: What `get_feature_maps` gives, instead of `pixel_values`; without the mirror image.
             image_embeddings: What `get_image_embeddings` gives, instead of `sam_pixel_values`.
             output_hidden_states: Whether to return CLIP's vision states: all, or those of the given layers.
             output_attentions: Whether to return CLIP's vision attention weights (eager attention only).
@@ -551,6 +569,8 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         # 3. Where is it? The localizer
         logits = self._localize(feature_maps, text_embeds)  # (batch, num_stages, 2, grid_height, grid_width)
         rough_anomaly_map = self.make_rough_map(logits, feature_maps, size)  # (batch, height, width)
+        if pixel_values is not None and not self.training:
+            rough_anomaly_map = self.add_mirror_image(rough_anomaly_map, pixel_values, text_embeds)
 
         # 4. What is its exact shape? MMR with the refiner
         anomaly_map, refinement = rough_anomaly_map, dict[str, Any]()

@@ -219,7 +219,7 @@ class MutualReferences:
         self.scale = measure_scale([each.cpu().numpy() for each in measured])
 
     def _at(self, place: int, device: torch.device) -> list[Tensor]:
-        """Per block (1, hidden_size, height, width), in half precision."""
+        """Per block (views, hidden_size, height, width), in half precision."""
         if place not in self._loaded:
             tensors = load_file(_path_of(self.folder, place))
             self._loaded[place] = [tensors[str(index)].to(device) for index in range(len(tensors))]
@@ -231,12 +231,12 @@ class MutualReferences:
         return mean
 
     def _tokens_at(self, place: int, device: torch.device) -> list[Tensor]:
-        """Per block each neighbourhood (height * width, hidden_size), L2-normalised, in half precision."""
+        """Per block each neighbourhood (views * height * width, hidden_size), L2-normalised, in half precision."""
         if place in self._averaged:
             return self._averaged[place]
         maps = [each.float() for each in self._at(place, device)]
         sides = self.fingerprint["reference_neighbourhoods"]
-        tokens = [each[0].half() for each in average_neighbourhoods(maps, sides)]
+        tokens = [each.flatten(0, 1).half() for each in average_neighbourhoods(maps, sides)]
         size = sum(each.nbytes for each in tokens)
         if self._averaged_bytes + size <= _KEPT_BYTES:
             self._averaged[place] = tokens
@@ -247,12 +247,13 @@ class MutualReferences:
         """(height, width): of a photograph to the others, its own description left out."""
         others = [other for other in self.places if other != place][: max(1, len(self.places) - 1)]
         count = max(1, round(self.fraction * len(others)))
-        own = [each[0] for each in average_neighbourhoods(patches, self.fingerprint["reference_neighbourhoods"])]
+        averaged = average_neighbourhoods(patches, self.fingerprint["reference_neighbourhoods"])
+        own = [each.flatten(0, 1) for each in averaged]
         # One of the others at a time: the memory of a search does not grow with their number
         entries = (self._tokens_at(other, patches[0].device) for other in others)
         nearest = torch.stack([torch.stack(list(map(find_nearest, own, each))) for each in entries])
-        lowest = nearest.topk(count, dim=0, largest=False).values  # (count, blocks * neighbourhoods, tokens)
-        return lowest.mean(dim=(0, 1)).unflatten(0, patches[0].shape[-2:])
+        lowest = nearest.topk(count, dim=0, largest=False).values  # (count, blocks * neighbourhoods, views * tokens)
+        return lowest.mean(dim=(0, 1)).unflatten(0, (-1, *patches[0].shape[-2:])).mean(dim=0)
 
     def compare(
         self, patches: Sequence[Tensor], size: Sequence[int], places: Sequence[int | None] | None = None
@@ -268,8 +269,13 @@ class MutualReferences:
         Returns:
             `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
         """
-        places = [None] * len(patches[0]) if places is None else places
-        distances = [self._distances([each[[index]] for each in patches], place) for index, place in enumerate(places)]
+        views = 2 if self.fingerprint["mirror"] else 1
+        places = [None] * (len(patches[0]) // views) if places is None else places
+        # The views of a photograph lie as far apart as there are photographs
+        distances = [
+            self._distances([each[index :: len(places)] for each in patches], place)
+            for index, place in enumerate(places)
+        ]
         return self.scale.to_map(torch.stack(distances), size, self.fingerprint["reference_deviations"])
 
     def check(self, model: Any, processor: Any) -> None:

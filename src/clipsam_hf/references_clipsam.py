@@ -31,6 +31,7 @@ from .patches_clipsam import (
     crop_roi,
     find_nearest,
     fingerprint_encoder,
+    join_views,
     read_roi,
 )
 from .processing_clipsam import check_class_name
@@ -255,6 +256,7 @@ class ClipSamReferences:
         tokens = average_neighbourhoods(patches, self.settings.fingerprint["reference_neighbourhoods"])
         pairs = zip(tokens, self.memory, strict=True)
         distances = torch.stack([find_nearest(each, entries) for each, entries in pairs]).mean(dim=0)
+        distances = join_views(distances, self.settings.fingerprint["mirror"])  # (batch, tokens)
         return distances.unflatten(1, patches[0].shape[-2:])  # (batch, height, width)
 
     def compare(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..patches_clipsam import average_neighbourhoods, describe_photographs, mix_maps
+from ..patches_clipsam import average_neighbourhoods, describe_photographs, join_views, mix_maps
 
 
 __all__ = ["GRAPHS", "QUANTIZED", "Graph", "make_graph", "quantize_graph", "write_graph"]
@@ -59,6 +59,7 @@ class _Localizer(nn.Module):
         features = model.localizer.encode(model.clip, pixel_values)
         logits = model.localizer.read(model.clip, model._head, features.feature_maps, text_embeds)
         rough_map = model.make_rough_map(logits, features.feature_maps, pixel_values.shape[-2:])
+        rough_map = model.add_mirror_image(rough_map, pixel_values, text_embeds)
         if model.config.image_score != "text":
             return (rough_map,)
         return rough_map, model.score(rough_map, text_embeds, features.vision_outputs)
@@ -69,6 +70,7 @@ class _Localizer(nn.Module):
         tokens = average_neighbourhoods(patches, references.settings.fingerprint["reference_neighbourhoods"])
         memory = [getattr(self, f"memory_{index}") for index in range(len(tokens))]
         distances = torch.stack([_find_nearest(*pair) for pair in zip(tokens, memory, strict=True)]).mean(dim=0)
+        distances = join_views(distances, self.model.config.mirror)  # (batch, tokens)
         compared = references.to_map(distances.unflatten(1, patches[0].shape[-2:]), pixel_values.shape[-2:])
         return mix_maps(compared, text_map, weight)
 
