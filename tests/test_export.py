@@ -451,7 +451,7 @@ def test_other_localizers_and_a_relative_threshold(
 ) -> None:
     tiny_config.localizer, tiny_config.prompt_type = localizer, prompt_type
     tiny_config.novelty_weight = 0.5 if prompt_type == "box" else 0.0
-    tiny_config.mirror = prompt_type == "box"
+    tiny_config.flip_average = prompt_type == "box"
     tiny_config.region_rule, tiny_config.region_deviations = "relative", 1.0
     tiny_config.image_score, tiny_config.decision_threshold = "text", 0.4
     model = trained(tiny_config)
@@ -473,7 +473,7 @@ def test_sam_hq_is_exported(tiny_config: ClipSamConfig, tiny_processor: ClipSamP
 def test_references_become_part_of_an_export(
     text_weight: float, has_roi: bool, tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor, tmp_path: Path
 ) -> None:
-    tiny_config.reference_text_weight, tiny_config.mirror = text_weight, has_roi
+    tiny_config.reference_text_weight, tiny_config.flip_average = text_weight, has_roi
     model, good = trained(tiny_config), [photograph(seed=seed) for seed in (1, 2, 3)]
     roi = np.ones((40, 30), dtype=bool)
     roi[:, :6] = False

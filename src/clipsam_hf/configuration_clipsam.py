@@ -134,8 +134,8 @@ class ClipSamConfig(PreTrainedConfig):
             or the scalar product with the two projected texts. [D]
         fused_features (`tuple[str]`, defaults to `("original", "row", "column", "scale")`): What the fusion
             concatenates; fewer of them are the paper's ablations. [S]; `"original"` (V_ori) is [D].
-        mirror (`bool`, defaults to `False`): Whether the rough map is the mean of that of the photograph and that of
-            its mirror image, which takes CLIP twice; references and others are then seen in both ways too. [D]
+        flip_average (`bool`, defaults to `False`): Whether the rough map is the mean of that of the photograph and
+            that of its mirror image, which takes CLIP twice; references and others are then seen in both ways too. [D]
         novelty_weight (`float`, defaults to 0.0): Share in [0, 1] of the novelty within the photograph itself in the
             rough map, see `measure_novelty`. Not where there are references or others to compare with. [D]
         novelty_scale (`tuple[float]`, defaults to `(0.1, 0.05)`): Median of that novelty in photographs, and its
@@ -239,7 +239,7 @@ class ClipSamConfig(PreTrainedConfig):
     head: Literal["conv", "text"] = setting("localize", "conv")
     fused_features: list[str] | tuple[str, ...] = setting("localize", FUSED_FEATURES)
 
-    mirror: bool = setting("localize", False)
+    flip_average: bool = setting("localize", False)
     novelty_weight: float | int = setting("localize", 0.0)
     novelty_scale: list[float | int] | tuple[float | int, ...] = setting("localize", (0.1, 0.05))
 

@@ -286,7 +286,7 @@ def _views(gallery: Gallery) -> Iterator[list[Look]]:
     It stands on its head in that image where the memory holds the other one.
     """
     config = gallery.inference.model.config
-    step, axis = config.clip_config.vision_config.patch_size // 2, -2 if config.mirror else -1
+    step, axis = config.clip_config.vision_config.patch_size // 2, -2 if config.flip_average else -1
     parts = list(gallery.parts(0))
     yield [gallery.describe_pixels(part.box, part.inputs["pixel_values"].flip(axis)) for part in parts]
     moved = (

@@ -404,7 +404,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
 
     @torch.no_grad()
     def add_mirror_image(self, rough_map: Tensor, pixel_values: Tensor, text_embeds: Tensor) -> Tensor:
-        """Averages a rough map with that of the mirror image, if `mirror` says so.
+        """Averages a rough map with that of the mirror image, if `flip_average` says so.
 
         Args:
             rough_map: (batch_size, height, width), in [0, 1].
@@ -414,7 +414,7 @@ class ClipSamForAnomalySegmentation(ClipSamPreTrainedModel):
         Returns:
             (batch_size, height, width), float32 in [0, 1].
         """
-        if not self.config.mirror:
+        if not self.config.flip_average:
             return rough_map
         feature_maps = self.localizer.encode(self.clip, pixel_values.flip(-1)).feature_maps
         logits = self._localize(feature_maps, text_embeds)

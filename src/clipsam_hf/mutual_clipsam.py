@@ -269,7 +269,7 @@ class MutualReferences:
         Returns:
             `torch.Tensor` of shape `(batch_size, *size)`: float32 in [0, 1].
         """
-        views = 2 if self.fingerprint["mirror"] else 1
+        views = 2 if self.fingerprint["flip_average"] else 1
         places = [None] * (len(patches[0]) // views) if places is None else places
         # The views of a photograph lie as far apart as there are photographs
         distances = [

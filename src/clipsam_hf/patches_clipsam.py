@@ -53,8 +53,8 @@ def describe_photographs(
 
     Returns:
         `list[torch.Tensor]` of shape `(batch_size, hidden_size, grid height, grid width)`: The patches, one per block
-        of `reference_layers`, float32. With `mirror` twice as many, those of the mirror images behind the others, each
-        patch at its place in the photograph.
+        of `reference_layers`, float32. With `flip_average` twice as many, those of the mirror images behind the
+        others, each patch at its place in the photograph.
         `torch.Tensor` of shape `(batch_size, height, width)`, *optional*: The localizer's own map, with texts alone.
 
     Raises:
@@ -62,7 +62,7 @@ def describe_photographs(
     """
     config, size, count = model.config, pixel_values.shape[-2:], pixel_values.shape[0]
     layers = config.reference_layers or config.feature_layers
-    if config.mirror:
+    if config.flip_average:
         pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
     outputs: Any
     feature_maps = None
@@ -77,35 +77,34 @@ def describe_photographs(
         norm = blocks[layer].layer_norm1 if layer < len(blocks) else model.clip.vision_model.post_layernorm
         tokens = norm(states[layer][:, 1:]).float().transpose(1, 2)  # (batch, hidden, tokens)
         tokens = tokens.unflatten(2, (size[0] // patch_size, size[1] // patch_size))
-        patches.append(_turn_back(tokens) if config.mirror else tokens)
+        patches.append(_turn_back(tokens, count) if config.flip_average else tokens)
     if text_embeds is None:
         return patches, None
     model.check_trained()
     # The whole forward would add novelty within the photograph, which a comparison has no use for
     texts = text_embeds.to(pixel_values.device).expand(count, -1, -1)
-    if not config.mirror:
+    if not config.flip_average:
         return patches, model.localizer.to_map(model._localize(feature_maps, texts), size)
     text_maps = model.localizer.to_map(model._localize(feature_maps, texts.repeat(2, 1, 1)), size)
-    return patches, join_views(_turn_back(text_maps), True)
+    return patches, join_views(_turn_back(text_maps, count), True)
 
 
-def join_views(values: Tensor, mirror: bool) -> Tensor:
+def join_views(values: Tensor, are_two: bool) -> Tensor:
     """Takes the mean over photographs and their mirror images.
 
     Args:
         values (`torch.Tensor` of shape `(views * batch_size, ...)`): In the order of `describe_photographs`.
-        mirror (`bool`): Whether there are mirror images.
+        are_two (`bool`): Whether there are mirror images.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, ...)`.
     """
-    return values.unflatten(0, (2, -1)).mean(dim=0) if mirror else values
+    return values.unflatten(0, (2, -1)).mean(dim=0) if are_two else values
 
 
-def _turn_back(values: Tensor) -> Tensor:
-    """Mirrors the second half of a batch (2 * batch, ..., width)."""
-    photographs, mirrored = values.chunk(2)
-    return torch.cat([photographs, mirrored.flip(-1)])
+def _turn_back(values: Tensor, count: int) -> Tensor:
+    """Mirrors what lies behind the first so many of a batch (2 * count, ..., width)."""
+    return torch.cat([values[:count], values[count:].flip(-1)])
 
 
 def mix_maps(compared: Tensor, text_map: Tensor | None, text_weight: float) -> Tensor:
@@ -389,7 +388,7 @@ def fingerprint_encoder(model: Any, processor: Any) -> dict[str, Any]:
         **of_references,
         "reference_layers": list(config.reference_layers or config.feature_layers),
         "localizer": config.localizer if has_texts else None,
-        "mirror": config.mirror,
+        "flip_average": config.flip_average,
         "image_score": config.image_score,
         "score_top_fraction": config.score_top_fraction,
     }

@@ -256,7 +256,7 @@ class ClipSamReferences:
         tokens = average_neighbourhoods(patches, self.settings.fingerprint["reference_neighbourhoods"])
         pairs = zip(tokens, self.memory, strict=True)
         distances = torch.stack([find_nearest(each, entries) for each, entries in pairs]).mean(dim=0)
-        distances = join_views(distances, self.settings.fingerprint["mirror"])  # (batch, tokens)
+        distances = join_views(distances, self.settings.fingerprint["flip_average"])  # (batch, tokens)
         return distances.unflatten(1, patches[0].shape[-2:])  # (batch, height, width)
 
     def compare(

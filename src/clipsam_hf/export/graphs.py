@@ -70,7 +70,7 @@ class _Localizer(nn.Module):
         tokens = average_neighbourhoods(patches, references.settings.fingerprint["reference_neighbourhoods"])
         memory = [getattr(self, f"memory_{index}") for index in range(len(tokens))]
         distances = torch.stack([_find_nearest(*pair) for pair in zip(tokens, memory, strict=True)]).mean(dim=0)
-        distances = join_views(distances, self.model.config.mirror)  # (batch, tokens)
+        distances = join_views(distances, self.model.config.flip_average)  # (batch, tokens)
         compared = references.to_map(distances.unflatten(1, patches[0].shape[-2:]), pixel_values.shape[-2:])
         return mix_maps(compared, text_map, weight)
 

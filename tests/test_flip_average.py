@@ -21,9 +21,9 @@ from clipsam_hf.mutual_clipsam import MutualReferences
 def make_models(config: ClipSamConfig, **fields: Any) -> tuple[ClipSamForAnomalySegmentation, Any]:
     """Two models of the same weights, which look once and twice."""
     models = []
-    for mirror in (False, True):
+    for flip_average in (False, True):
         torch.manual_seed(0)
-        settings = {**config.to_dict(), "mirror": mirror, **fields}
+        settings = {**config.to_dict(), "flip_average": flip_average, **fields}
         model = ClipSamForAnomalySegmentation(ClipSamConfig.from_dict(settings)).eval()
         model.head_is_trained = True
         models.append(model)
@@ -49,6 +49,11 @@ def test_it_is_the_mean_of_both(tiny_config: ClipSamConfig, fields: dict[str, An
     # The mirror image has the mirrored map
     other = twice(inputs["pixel_values"].flip(-1), text_embeds=inputs["text_embeds"]).rough_anomaly_map.flip(-1)
     assert_close(other, found.rough_anomaly_map)
+
+
+def test_it_is_a_setting_of_loading(tiny_checkpoint: Path) -> None:
+    """The library takes `mirror` for an argument of its own, and drops it."""
+    assert ClipSamForAnomalySegmentation.from_pretrained(tiny_checkpoint, flip_average=True).config.flip_average
 
 
 def test_training_and_cached_features_look_once(tiny_config: ClipSamConfig) -> None:
@@ -96,7 +101,7 @@ def test_references_are_seen_in_both_ways(
         np.testing.assert_allclose(logits[2], (logits[0] + logits[1]) / 2, atol=2e-3)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     assert np.abs(plain[0] - plain[1]).max() > 1e-3
-    with pytest.raises(ValueError, match="`mirror` True, not False"):
+    with pytest.raises(ValueError, match="`flip_average` True, not False"):
         references.check(once, tiny_processor)
 
 
