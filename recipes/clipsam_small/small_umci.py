@@ -50,6 +50,7 @@ class UmciSettings:
     reference_neighbourhoods: tuple[int, ...] = (3,)
     reference_text_weight: float = 0.5
     mutual_text_weight: float = 0.5
+    flip_average: bool = True
     novelty_weight: float = 0.15
     refine_weight: float = 0.4
     image_size: int = 448

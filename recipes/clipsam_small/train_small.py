@@ -154,6 +154,7 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     processor = build_processor(tokenizer, clip_size=settings.image_size, sam_size=vision.image_size)
     rough = calibrate(model, processor, samples, refine=False)
     raise_maps(model, batches.bank, rough.binarize_threshold)
+    model.config.flip_average = settings.flip_average
     model.config.novelty_weight = settings.novelty_weight
     model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
     # Its SAM has seen pieces of these photographs, and would be trusted too much
