@@ -126,7 +126,18 @@ def test_a_folder_is_compared_in_both_ways(
     assert answers[0].std() > 1e-3
 
 
-def test_a_single_reference_has_a_scale(tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor) -> None:
-    _, model = make_models(tiny_config)
-    references = ClipSamReferences.from_images(model, tiny_processor, draw(1), class_name="candle")
-    assert references.settings.centre > 1e-3
+def test_a_single_reference_is_compared_with_what_it_does_not_hold(
+    tiny_config: ClipSamConfig, tiny_processor: ClipSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[torch.Tensor] = []
+    measure = ClipSamReferences.measure
+
+    def record(references: ClipSamReferences, patches: Any) -> torch.Tensor:
+        measured.append(measure(references, patches))
+        return measured[-1]
+
+    monkeypatch.setattr(ClipSamReferences, "measure", record)
+    for model in make_models(tiny_config):
+        measured.clear()
+        ClipSamReferences.from_images(model, tiny_processor, draw(1), class_name="candle")
+        assert len(measured) == 2 and min(each.median() for each in measured) > 1e-3
