@@ -157,7 +157,7 @@ def test_references_cost_less_than_clip() -> None:
     patches, config = describe_at_full_size()
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         memory = [torch.zeros(8 * 37 * 37, 1024, dtype=torch.half) for _ in range(4 * 3)]
-        fingerprint = config.settings_of("reference")
+        fingerprint = config.settings_of("reference") | {"flip_average": config.flip_average}
         settings = ReferenceSettings("object", fingerprint, ["a"], [(518, 518)], 0.1, 0.01, ())
         references = ClipSamReferences(memory, torch.zeros(8 * 37 * 37), settings)
         assert references.compare(patches, (518, 518)).shape == (1, 518, 518)
@@ -171,7 +171,7 @@ def test_mutual_scoring_has_the_stated_cost() -> None:
     """32 others: 1.47 TFLOP a photograph, and descriptions of 11 MiB each."""
     patches, config = describe_at_full_size()
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        fingerprint = config.settings_of("reference")
+        fingerprint = config.settings_of("reference") | {"flip_average": config.flip_average}
         mutual = MutualReferences(range(33), "nowhere", fingerprint, 0.3, 0.0, 0.5, Scale(0.1, 0.01))
         mutual._loaded = {place: [each.half() for each in patches] for place in range(33)}
         assert mutual.compare(patches, (518, 518), [0]).shape == (1, 518, 518)
