@@ -7,6 +7,7 @@ import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from probe_small import Discriminant, by_image, by_image_scaled
 from safetensors.torch import load_file
-from small_features import CachedScenes, SceneCache, build_cache
+from small_features import CachedScenes, SceneCache, build_cache, compute_features
 from small_scenes import KINDS, Scenes, Surfaces, draw_scenes, name_of, read_materials
 from small_text import LockedContrast, TextSettings, build_clip, caption_loss, train_text
 from small_umci import UmciBatches, UmciSettings, raise_maps, train_head
@@ -27,7 +28,7 @@ from small_words import STATES, find_teacher, product_names
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
-from train_small import halve_tower
+from train_small import halve_towers, round_towers
 from transformers import CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
 
 from clipsam_hf.cards.evaluations import ScoredSet
@@ -57,10 +58,14 @@ def draw_noise(first: int, count: int) -> Scenes:
     return Scenes(torch.rand(count, 3, SIDE, SIDE, generator=generator), kinds, words)
 
 
+def states_of(vision: Any) -> partial[Tensor]:
+    return partial(compute_features, vision, layers=(1, 2))
+
+
 @pytest.fixture(scope="module")
 def cache_folder(vision: CLIPVisionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("scenes")
-    build_cache(folder, vision, draw_noise, 40, layers=(1, 2), about={"seed": 0})
+    build_cache(folder, states_of(vision), draw_noise, 40, about={"seed": 0})
     return folder
 
 
@@ -90,13 +95,13 @@ def test_interrupted_cache_is_completed(cache_folder: Path, vision: CLIPVisionMo
     path = cache_folder / "scenes-00001.safetensors"
     whole = path.read_bytes()
     path.unlink()
-    build_cache(cache_folder, vision, draw_noise, 40, layers=(1, 2), about={"seed": 0})
+    build_cache(cache_folder, states_of(vision), draw_noise, 40, about={"seed": 0})
     assert path.read_bytes() == whole
 
 
 def test_cache_of_other_scenes_is_refused(cache_folder: Path, vision: CLIPVisionModel) -> None:
     with pytest.raises(ValueError, match="were made otherwise"):
-        build_cache(cache_folder, vision, draw_noise, 40, layers=(1, 2), about={"seed": 1})
+        build_cache(cache_folder, states_of(vision), draw_noise, 40, about={"seed": 1})
 
 
 def test_no_cache_is_one_sentence(tmp_path: Path) -> None:
@@ -254,7 +259,7 @@ def test_the_same_seed_gives_the_same_bits(tiny_config: ClipSamConfig, tmp_path:
     tiny_config.update({"head": "text", "fused_features": ("original",)})
     torch.manual_seed(0)
     clip = ClipSamForAnomalySegmentation(tiny_config).clip
-    build_cache(tmp_path / "scenes", clip.vision_model, draw_noise, 8, layers=(1, 2), about={})
+    build_cache(tmp_path / "scenes", states_of(clip.vision_model), draw_noise, 8, about={})
     batches = questions(any_defect=1.0, feature_layers=(3, 6), num_steps=200, save_steps=60)
     batches.settings = replace(batches.settings, scenes_per_batch=2, photographs_per_batch=1)
     batches.scenes = SceneCache(tmp_path / "scenes")
@@ -303,17 +308,19 @@ def test_a_raised_map_has_a_half_at_the_threshold(tiny_config: ClipSamConfig) ->
             assert_close(raised, -each - np.log(4.0))
 
 
-def test_the_tower_is_kept_in_halves_and_loaded_whole(
+def test_towers_are_kept_in_halves_and_loaded_as_they_were_rounded(
     tiny_model: ClipSamForAnomalySegmentation, tiny_checkpoint: Path
 ) -> None:
-    halve_tower(tiny_checkpoint / "model.safetensors")
+    halve_towers(tiny_checkpoint / "model.safetensors")
     kept = load_file(tiny_checkpoint / "model.safetensors")
     loaded = ClipSamForAnomalySegmentation.from_pretrained(tiny_checkpoint).state_dict()
-    state = tiny_model.state_dict()
-    for name, tensor in kept.items():
-        is_of_tower = name.startswith("clip.vision_model.")
-        assert (tensor.dtype == torch.float16) == is_of_tower and loaded[name].dtype == torch.float32
-        assert torch.equal(loaded[name], state[name].half().float() if is_of_tower else state[name])
+    halved = {name for name, tensor in kept.items() if tensor.dtype == torch.float16}
+    assert halved == {name for name in kept if name.startswith(("clip.", "sam.vision_encoder."))}
+    rounded = copy.deepcopy(tiny_model)
+    round_towers(rounded)
+    for name, tensor in rounded.state_dict().items():
+        assert torch.equal(loaded[name], tensor) and tensor.dtype == torch.float32, name
+    assert any(not torch.equal(tensor, loaded[name]) for name, tensor in tiny_model.state_dict().items())
 
 
 def test_the_card_has_a_table_for_each_protocol(

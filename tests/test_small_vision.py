@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import small_wheel
 import torch
-from small_vision import to_clip_vision
+from small_vision import to_clip_vision, to_sam_vision
 from small_wheel import find_file, load_dinov2, read_tensors, to_dinov2
 from torch.nn import functional as F
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, SamVisionConfig
 
 
 def make_dinov2(**changes: Any) -> Dinov2Model:
@@ -72,6 +72,44 @@ def test_post_layer_norm_is_what_comes_after_the_last_block(num_layers: int) -> 
 def test_what_clip_cannot_hold_is_refused(changes: dict[str, Any], options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         to_clip_vision(make_dinov2(**changes), **options)
+
+
+def sam_vision_config(**changes: Any) -> SamVisionConfig:
+    sizes = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "mlp_dim": 96, "image_size": 48,
+        "patch_size": 8, "window_size": 3, "global_attn_indexes": [1], "output_channels": 8, "num_pos_feats": 4,
+        "hidden_act": "gelu", "layer_norm_eps": 1e-6, "use_rel_pos": False,
+    }  # fmt: skip
+    return SamVisionConfig(**{**sizes, **changes})
+
+
+@torch.no_grad()
+def test_sams_blocks_are_those_of_dinov2_without_its_class_token() -> None:
+    pixels, dinov2 = torch.randn(1, 3, 48, 48), make_dinov2()
+    hidden = dinov2.embeddings(pixels)[:, 1:].unflatten(1, (6, 6))
+    # The first block attends within four windows of 3 x 3 patches
+    windows = hidden.unflatten(1, (2, 3)).unflatten(3, (2, 3)).transpose(2, 3).flatten(0, 2).flatten(1, 2)
+    windows = dinov2.encoder.layer[0](windows)
+    hidden = windows.view(1, 2, 2, 3, 3, 24).transpose(2, 3).reshape(1, 36, 24)
+    expected = dinov2.encoder.layer[1](hidden).unflatten(1, (6, 6))
+    got: list[torch.Tensor] = []
+    encoder = to_sam_vision(dinov2, sam_vision_config())
+    encoder.neck.register_forward_pre_hook(lambda _, inputs: got.append(inputs[0]))
+    assert encoder(pixels).last_hidden_state.shape == (1, 8, 6, 6)
+    assert torch.allclose(got[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mlp_dim": 48}, r"needs \{'mlp_dim': 96\} for this DINOv2, got \{'mlp_dim': 48\}"),
+        ({"use_rel_pos": True}, r"needs \{'use_rel_pos': False\}"),
+        ({"num_hidden_layers": 4}, "between 1 and 3"),
+    ],
+)
+def test_what_sam_cannot_hold_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        to_sam_vision(make_dinov2(), sam_vision_config(**changes))
 
 
 def test_matrices_are_named_after_their_biases_and_turned_back(tmp_path: Path) -> None:

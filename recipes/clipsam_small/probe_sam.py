@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
-from small_sam import SamScenes
+from small_sam import SETTINGS, SamScenes
 from small_umci import sam_processor
 from transformers import SamModel
 
@@ -85,12 +85,12 @@ def measure(sam: SamModel, images: Iterator[tuple[np.ndarray, np.ndarray]]) -> t
     return float(np.mean(fittest)), float(np.mean(chosen)), len(fittest)
 
 
-def generated(scenes: SamScenes, count: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def generated(scenes: SamScenes, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield scenes that no step of training saw."""
-    for number in range(count):
-        batch = scenes.batch(HELD_OUT + number, first=HELD_OUT + number, count=1, size=size)
-        image = (batch.images[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
-        yield image.numpy(), batch.kinds[0].numpy() > 0
+    for number in range(HELD_OUT, HELD_OUT + count):
+        images, labels, _ = scenes.draw(number, 1)
+        image = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
+        yield image.numpy(), labels[0, 0].numpy() > 0
 
 
 def photographs(root: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -118,9 +118,8 @@ def main() -> None:
     sam = SamModel.from_pretrained(arguments.sam).eval()
     sets = {root.name: photographs(root) for root in arguments.data_dir}
     if arguments.materials is not None:
-        scenes = SamScenes(arguments.materials, seed=arguments.seed)
-        vision: Any = sam.config.vision_config
-        sets["generated"] = generated(scenes, arguments.num_scenes, vision.image_size)
+        scenes = SamScenes(arguments.materials, seed=arguments.seed, size=SETTINGS.image_size)
+        sets["generated"] = generated(scenes, arguments.num_scenes)
     for name, images in sets.items():
         fittest, chosen, count = measure(sam, images)
         print(

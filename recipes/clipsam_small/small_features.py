@@ -39,7 +39,7 @@ class CachedScenes(NamedTuple):
 
     Args:
         features: (count, blocks, channels, height, width) float16.
-        kinds: (count, size, size) uint8, see [`Scenes`].
+        kinds: See [`Scenes`].
         words: What each shows.
     """
 
@@ -71,11 +71,10 @@ def compute_features(vision: CLIPVisionModel, images: Tensor, layers: Sequence[i
 
 def build_cache(
     folder: Path,
-    vision: CLIPVisionModel,
+    compute: Callable[[Tensor], Tensor],
     draw: Callable[[int, int], Scenes],
     num_scenes: int,
     *,
-    layers: Sequence[int],
     about: Mapping[str, Any],
 ) -> None:
     """
@@ -83,17 +82,16 @@ def build_cache(
 
     Args:
         folder: Of the files.
-        vision: The tower.
+        compute: From images to their features, such as [`compute_features`].
         draw: From the number of the first scene and their count to the scenes.
         num_scenes: Number of all scenes; of a later build it may be larger.
-        layers: Blocks whose outputs are kept, counted from 1.
-        about: What else the scenes depend on, as JSON values.
+        about: What scenes and features depend on, as JSON values.
 
     Raises:
         ValueError: If the folder holds other scenes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {**about, "layers": list(layers)}
+    wanted = dict(about)
     settings = folder / SETTINGS_NAME
     if settings.exists() and json.loads(settings.read_text()) != wanted:
         raise ValueError(f"The scenes in {folder} were made otherwise: {settings.read_text()}; asked for is {wanted}.")
@@ -103,9 +101,8 @@ def build_cache(
         if path.exists():
             continue
         scenes = draw(first, min(CHUNK, num_scenes - first))
-        features = torch.cat([compute_features(vision, images, layers) for images in scenes.images.split(4)])
-        images = (255 * scenes.images).round().to(torch.uint8)
-        tensors = {"features": features, "kinds": scenes.kinds, "images": images}
+        features = torch.cat([compute(images) for images in scenes.images.split(4)])
+        tensors = {"features": features, "kinds": scenes.kinds}
         with open_atomically(path) as file:
             file.write(save(tensors, {"words": json.dumps(scenes.words)}))
         print(f"{folder.name}: {first + len(scenes.words)} of {num_scenes}", flush=True)

@@ -28,7 +28,7 @@ from synthetic_pool import KINDS, photograph  # noqa: E402
 from clipsam_hf.data import AnomalyFolder  # noqa: E402
 
 
-__all__ = ["DAMAGED_BY_NATURE", "KINDS", "Scenes", "Surfaces", "draw_scenes", "name_of", "read_materials"]
+__all__ = ["DAMAGED_BY_NATURE", "KINDS", "Scenes", "Surfaces", "draw_box", "draw_scenes", "name_of", "read_materials"]
 
 DAMAGED_BY_NATURE = ("Ground", "Rust", "ScatteredLeaves", "TireTracks")
 """Families of materials on which nobody could say what is a defect."""
@@ -37,6 +37,8 @@ MATERIAL_SHARE = 0.75
 GOOD_SHARE = 0.25
 # How much of a drawn defect's change is seen
 FAINTEST, STRONGEST = 0.5, 1.2
+# A piece of a photograph: its side, as a share of the shorter one, and how often a defect is in it
+EXTENT, DEFECT_SHARE = (0.25, 0.8), 0.7
 
 
 class Scenes(NamedTuple):
@@ -160,7 +162,21 @@ def draw_scenes(surfaces: Surfaces, *, seed: int, first: int, count: int, size: 
     return Scenes(torch.stack(images), torch.stack(all_kinds), words)
 
 
-def read_photographs(data: AnomalyFolder, first: int, count: int, *, size: int) -> Scenes:
+def draw_box(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw a square piece of a photograph (XYXY), most often with a part of its (height, width) defects in it."""
+    height, width = mask.shape
+    side = int(min(height, width) * rng.uniform(*EXTENT))
+    rows, columns = np.nonzero(mask)
+    if len(rows) and rng.random() < DEFECT_SHARE:
+        chosen = rng.integers(len(rows))
+        middle = np.array((columns[chosen], rows[chosen])) + rng.uniform(-0.4, 0.4, 2) * side
+    else:
+        middle = rng.uniform(0, 1, 2) * (width, height)
+    left, top = np.clip(middle - side / 2, 0, np.array((width, height)) - side).astype(int).tolist()
+    return left, top, left + side, top + side
+
+
+def read_photographs(data: AnomalyFolder, first: int, count: int, *, size: int, seed: int | None = None) -> Scenes:
     """
     Return whole photographs of a data set with their true defects, squashed to a square as the package does it.
 
@@ -169,17 +185,20 @@ def read_photographs(data: AnomalyFolder, first: int, count: int, *, size: int) 
         first: Number of the first one.
         count: How many.
         size: Side of the square in pixels.
+        seed: Of a random piece of each, that is returned instead of it.
 
     Raises:
         ValueError: If a kind of defect has no word in the generated world.
     """
     images, all_kinds, words = [], [], []
-    for sample in (data[number] for number in range(first, first + count)):
+    for place in range(first, first + count):
+        sample = data[place % len(data)]
         if sample.label == 1 and sample.defect_type not in DEFECT_WORDS:
             raise ValueError(f"No kind for the defects {sample.defect_type!r} of {sample.image_path}.")
-        square = (size, size)
-        image = np.asarray(sample.load_image().convert("RGB").resize(square, Image.Resampling.BICUBIC))
-        mask = Image.fromarray(sample.load_mask()).resize(square, Image.Resampling.NEAREST)
+        picture, defects, square = sample.load_image().convert("RGB"), np.asarray(sample.load_mask()) > 0, (size, size)
+        box = None if seed is None else draw_box(defects, np.random.default_rng((seed, place, 9)))
+        image = np.asarray(picture.resize(square, Image.Resampling.BICUBIC, box=box))
+        mask = Image.fromarray(defects).resize(square, Image.Resampling.NEAREST, box=box)
         number = KINDS.index(DEFECT_WORDS[str(sample.defect_type)]) + 1 if sample.label == 1 else 0
         images.append(torch.from_numpy(image.copy()).permute(2, 0, 1) / 255)
         all_kinds.append(torch.from_numpy(np.asarray(mask).astype(np.uint8) * np.uint8(number)))

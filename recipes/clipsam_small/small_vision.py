@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-A DINOv2 as a `CLIPVisionModel`: the same numbers, in the architecture that the package reads.
+A DINOv2 as a `CLIPVisionModel`: the same numbers, in the architecture that the package reads. And as the encoder of a
+SAM, which holds all of it but the class token.
 
-Where the two differ, and what makes up for it:
+Where DINOv2 and CLIP differ, and what makes up for it:
 
 * CLIP has no layer scale, and no bias on its patches: they are folded into what stands before them.
 * CLIP normalises the embeddings before its first block, which DINOv2 does not. The network is widened by channels that
@@ -20,10 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Model
+from torch.nn import functional as F
+from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Model, SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 
-__all__ = ["LEVEL", "to_clip_vision"]
+__all__ = ["LEVEL", "to_clip_vision", "to_sam_vision"]
 
 LEVEL = 512.0
 """The constant of the new channels: exact in half precision, and far above any embedding."""
@@ -46,10 +49,7 @@ def to_clip_vision(dinov2: Dinov2Model, *, num_layers: int, widening: int = 2) -
         ValueError: If there are not so many blocks, or the DINOv2 is of a kind that CLIP cannot hold.
     """
     config = dinov2.config
-    if not 1 <= num_layers <= config.num_hidden_layers:
-        raise ValueError(f"`num_layers` must lie between 1 and {config.num_hidden_layers}, got {num_layers}.")
-    if config.use_swiglu_ffn or not config.qkv_bias:
-        raise ValueError("A DINOv2 with gated MLPs or without biases of its attention has no equal in CLIP.")
+    _check_kind(dinov2, num_layers)
     width, heads = config.hidden_size, config.num_attention_heads
     wide = width + heads * widening
     if (wide - width) % 2 or widening < 1:
@@ -77,6 +77,15 @@ def to_clip_vision(dinov2: Dinov2Model, *, num_layers: int, widening: int = 2) -
     state |= {f"post_layernorm.{name}": tensor for name, tensor in norm.items()}
     clip.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return clip.eval()
+
+
+def _check_kind(dinov2: Dinov2Model, num_layers: int) -> None:
+    """Raise a ValueError if there are not so many blocks, or if they are gated or without biases."""
+    config = dinov2.config
+    if not 1 <= num_layers <= config.num_hidden_layers:
+        raise ValueError(f"`num_layers` must lie between 1 and {config.num_hidden_layers}, got {num_layers}.")
+    if config.use_swiglu_ffn or not config.qkv_bias:
+        raise ValueError("A DINOv2 with gated MLPs or without biases of its attention has no equal in CLIP or SAM.")
 
 
 def _embeddings(source: dict[str, Tensor], width: int, wide: int, eps: float) -> dict[str, Tensor]:
@@ -148,7 +157,7 @@ class _Block:
         return state | _name("mlp.fc2", _pad(weight, self.wide), _pad(bias, self.wide))
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.source[f"{name}.weight"], self.source[f"{name}.bias"]
+        return _pair(self.source, name)
 
     def _written(self, name: str, scale: str) -> tuple[Tensor, Tensor]:
         """Of a layer that writes to the residual stream: scaled, and free of its mean over the channels."""
@@ -162,5 +171,64 @@ class _Block:
         return _pad(parts, self.heads, parts.shape[1] + self.widening).flatten(0, 1)
 
 
+def _pair(source: dict[str, Tensor], layer: str) -> tuple[Tensor, Tensor]:
+    return source[f"{layer}.weight"], source[f"{layer}.bias"]
+
+
 def _name(layer: str, weight: Tensor, bias: Tensor) -> dict[str, Any]:
     return {f"{layer}.weight": weight, f"{layer}.bias": bias}
+
+
+@torch.no_grad()
+def to_sam_vision(dinov2: Dinov2Model, config: SamVisionConfig) -> SamVisionEncoder:
+    """
+    Return the first blocks of a DINOv2 as SAM's vision encoder, with a new neck.
+
+    There is no class token, and most blocks attend within windows: up to these two the states of the last block are
+    DINOv2's own.
+
+    Args:
+        dinov2: The network; with plain MLPs.
+        config: So many blocks are kept; their width, heads and patches are those of the DINOv2.
+
+    Raises:
+        ValueError: If the two do not fit together.
+    """
+    own: Any = dinov2.config
+    fit = {
+        "hidden_size": own.hidden_size,
+        "num_attention_heads": own.num_attention_heads,
+        "patch_size": own.patch_size,
+        "mlp_dim": int(own.hidden_size * own.mlp_ratio),
+        "hidden_act": own.hidden_act,
+        "layer_norm_eps": own.layer_norm_eps,
+        "use_rel_pos": False,
+    }
+    if wrong := {name: getattr(config, name) for name, value in fit.items() if getattr(config, name) != value}:
+        raise ValueError(
+            f"SAM's encoder needs { ({name: fit[name] for name in wrong}) } for this DINOv2, got {wrong}."
+        )
+    _check_kind(dinov2, config.num_hidden_layers)
+    source = {name: tensor.double() for name, tensor in dinov2.state_dict().items()}
+    sam: Any = config
+    side = sam.image_size // sam.patch_size
+    positions = source["embeddings.position_embeddings"][0, 1:]  # (num_patches, hidden_size)
+    table = positions.T.unflatten(1, (-1, own.image_size // own.patch_size))[None]
+    table = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
+    state = _name("patch_embed.projection", *_pair(source, "embeddings.patch_embeddings.projection"))
+    state["pos_embed"] = table.permute(0, 2, 3, 1)
+    for number in range(config.num_hidden_layers):
+        theirs, prefix = f"encoder.layer.{number}.", f"layers.{number}."
+        queries = [_pair(source, f"{theirs}attention.{name}_proj") for name in ("q", "k", "v")]
+        weights, biases = zip(*queries, strict=True)
+        state |= _name(f"{prefix}attn.qkv", torch.cat(weights), torch.cat(biases))
+        state |= _name(f"{prefix}mlp.lin1", *_pair(source, f"{theirs}mlp.fc1"))
+        for ours, written, scale in (("attn.proj", "attention.o_proj", 1), ("mlp.lin2", "mlp.fc2", 2)):
+            weight, bias = _pair(source, theirs + written)
+            factor = source[f"{theirs}layer_scale{scale}.lambda1"]
+            state |= _name(prefix + ours, factor[:, None] * weight, factor * bias)
+            state |= _name(f"{prefix}layer_norm{scale}", *_pair(source, f"{theirs}norm{scale}"))
+    encoder = SamVisionEncoder(config)
+    neck = {name: tensor for name, tensor in encoder.state_dict().items() if name.startswith("neck.")}
+    encoder.load_state_dict({name: tensor.float() for name, tensor in (state | neck).items()})
+    return encoder.eval()

