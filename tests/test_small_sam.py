@@ -34,7 +34,9 @@ from synthetic_pool import Batch
 from tiny_common import SAM_PIXELS, normalise
 from transformers import Dinov2Config, Dinov2Model
 
+from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.data import AnomalyFolder
+from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 
 
 SIZE = 8 * CELL
@@ -113,14 +115,13 @@ def build_small(seed: int = 0) -> tuple[Any, Any]:
         num_layers=2,
         window_size=3,
         global_layers=(1,),
-        output_channels=16,
-        num_steps=120,
-        peak_learning_rate=1e-2,
+        num_steps=60,
         warmup=5,
         images_per_step=2,
         save_steps=40,
     )
-    return build_sam(Dinov2Model(Dinov2Config(**sizes)), settings, seed=seed), settings
+    first = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
+    return build_sam(Dinov2Model(Dinov2Config(**sizes)), first, settings, seed=seed), settings
 
 
 def test_the_decoder_learns_on_kept_states(tmp_path: Path) -> None:

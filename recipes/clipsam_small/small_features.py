@@ -141,7 +141,7 @@ class SceneCache:
     def take(self, numbers: Sequence[int]) -> CachedScenes:
         """Return some scenes, features in float32."""
         rows = [(self.files[number], row) for number, row in (self.places[each] for each in numbers)]
-        features = torch.cat([file.get_slice("features")[row : row + 1, self.blocks] for file, row in rows]).float()
+        features = torch.cat([file.get_slice("features")[row : row + 1, self.blocks].float() for file, row in rows])
         kinds = torch.cat([file.get_slice("kinds")[row : row + 1] for file, row in rows])
         return CachedScenes(features, kinds, [self.words[each] for each in numbers])
 

@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The clipsam_hf authors
 # SPDX-License-Identifier: Apache-2.0
 """
-SAM of `clipsam-small`: its encoder is the first blocks of the same DINOv2, as they are; the rest is trained.
+SAM of `clipsam-small`: its encoder is the first blocks of the same DINOv2, as they are; the rest is trained, and
+begins with what `clipsam-tiny` knows of prompts.
 
 What the encoder makes of an image is computed once. Images are generated defects over real surfaces, and photographs
 whole and in pieces; asked for are defects, things, and patches of one colour, whose edges are real. Most often SAM is
@@ -59,12 +60,12 @@ class OwnSettings(SamSettings):
     num_layers: int = 6
     window_size: int = 16
     global_layers: tuple[int, ...] = (5,)
-    output_channels: int = 128
-    num_steps: int = 1500
-    images_per_step: int = 4
+    output_channels: int = 64
+    num_steps: int = 1600
+    images_per_step: int = 6
     photograph_share: float = 0.5
     peak_learning_rate: float = 1.0e-3
-    prompts_per_image: int = 6
+    prompts_per_image: int = 4
     save_steps: int = 250
 
 
@@ -88,8 +89,18 @@ ENLARGED = (1.5, 2.0, 2.5)
 TOLERANCES, AREAS, MOST_SEGMENTS, TRIES = (0.03, 0.15), (5e-4, 0.25), 6, 18
 
 
-def build_sam(dinov2: Dinov2Model, settings: OwnSettings, *, seed: int) -> SamModel:
-    """Return the network before training: DINOv2's blocks, and waves that fit coordinates in [0, 1]."""
+def build_sam(dinov2: Dinov2Model, first: SamModel, settings: OwnSettings, *, seed: int) -> SamModel:
+    """
+    Return the network before training: DINOv2's blocks, a new neck, and the rest of another SAM.
+
+    From nothing, a decoder takes very long to learn that a prompt is a place in the image.
+
+    Args:
+        dinov2: The network.
+        first: A SAM whose decoder is as wide as `settings` says.
+        settings: The choices.
+        seed: Of the neck.
+    """
     own, width = dinov2.config, settings.output_channels
     torch.manual_seed(seed)
     config = SamConfig(
@@ -127,8 +138,8 @@ def build_sam(dinov2: Dinov2Model, settings: OwnSettings, *, seed: int) -> SamMo
     model.vision_encoder.load_state_dict(
         {name: tensor for name, tensor in blocks.items() if not name.startswith("neck.")}, strict=False
     )
-    waves = model.shared_image_embedding.positional_embedding
-    waves.data.copy_(1.5 * torch.randn_like(waves))
+    for part in ("shared_image_embedding", "prompt_encoder", "mask_decoder"):
+        model.get_submodule(part).load_state_dict(first.get_submodule(part).state_dict())
     for name, parameter in model.vision_encoder.named_parameters():
         parameter.requires_grad_(name.startswith("neck."))
     return model

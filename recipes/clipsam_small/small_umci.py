@@ -58,7 +58,8 @@ class UmciSettings:
     normalize_features: bool = True
     head: Literal["conv", "text"] = "text"
     fused_features: tuple[str, ...] = ("original",)
-    num_steps: int = 100
+    num_steps: int = 200
+    pieces: bool = True
     scenes_per_batch: int = 12
     photographs_per_batch: int = 3
     scene_share: float = 0.5
@@ -132,7 +133,7 @@ class UmciBatches:
         clip: For the embeddings of the sentences, which are made once.
         tokenizer: Its tokenizer.
         scenes: Generated scenes.
-        photographs: Whole photographs; may be empty.
+        photographs: Photographs by set, whole or in pieces; may be empty.
         names: What a photograph may be said to show.
         settings: The choices.
         seed: Of all draws.

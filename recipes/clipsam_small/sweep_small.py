@@ -32,7 +32,7 @@ from small_umci import (
     train_head,
 )
 from torch.nn import functional as F
-from train_small import read_features, read_names
+from train_small import read_features, read_names, read_shown
 from transformers import CLIPModel, CLIPTokenizer
 
 from clipsam_hf import EMBEDDED_CHECKPOINT
@@ -49,12 +49,14 @@ WHOLE = UmciSettings(
     fused_features=FUSED_FEATURES,
     head="conv",
     num_steps=600,
+    pieces=False,
     novelty_weight=0.0,
 )
 TEXT_HEAD = replace(WHOLE, head="text")
 PLAIN = replace(TEXT_HEAD, fused_features=("original",))
+FEW = replace(UmciSettings(), num_steps=100, pieces=False)
 # Without texts, unless strips or scales bring them in
-BARE = replace(UmciSettings(), novelty_weight=0.0, head="conv")
+BARE = replace(FEW, novelty_weight=0.0, head="conv")
 HEADS = {
     "all features": WHOLE,
     "all features, 100 steps": replace(WHOLE, num_steps=100),
@@ -73,17 +75,19 @@ HEADS = {
     "V_ori, text head, block 9": replace(PLAIN, feature_layers=(9,)),
     "V_ori, text head, blocks 3, 6, 9": replace(PLAIN, feature_layers=(3, 6, 9)),
     "V_ori, text head, blocks 3, 6, 9, 50 steps": replace(PLAIN, feature_layers=(3, 6, 9), num_steps=50),
-    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(UmciSettings(), novelty_weight=0.0),
+    "V_ori, text head, blocks 3, 6, 9, 100 steps": replace(FEW, novelty_weight=0.0),
     "the same, conv head": BARE,
-    "the same, all features": replace(UmciSettings(), novelty_weight=0.0, fused_features=FUSED_FEATURES),
+    "the same, all features": replace(FEW, novelty_weight=0.0, fused_features=FUSED_FEATURES),
     "the same, conv head, all features": replace(BARE, fused_features=FUSED_FEATURES),
     "the same, conv head, no strips": replace(BARE, fused_features=("original", "scale")),
     "the same, conv head, no scales": replace(BARE, fused_features=("original", "row", "column")),
     "the same, conv head, no V_ori": replace(BARE, fused_features=("row", "column", "scale")),
-    "the same, novelty 0.25": replace(UmciSettings(), novelty_weight=0.25),
-    "the same, novelty 0.5": replace(UmciSettings(), novelty_weight=0.5),
-    "novelty alone": replace(UmciSettings(), novelty_weight=1.0),
-    "the same, novelty 0.15": UmciSettings(),
+    "the same, novelty 0.25": replace(FEW, novelty_weight=0.25),
+    "the same, novelty 0.5": replace(FEW, novelty_weight=0.5),
+    "novelty alone": replace(FEW, novelty_weight=1.0),
+    "the same, novelty 0.15": FEW,
+    "the same, pieces": replace(FEW, pieces=True),
+    "the same, pieces, 200 steps": UmciSettings(),
 }
 """The heads by name; the last one is taken."""
 FIGURES = ("pixel_f1_max", "pixel_ap", "pixel_aupro", "image_auroc")
@@ -113,16 +117,16 @@ def try_head(arguments: argparse.Namespace, settings: UmciSettings, left_out: st
     model = build_model(clip, sam, settings)
     scenes, photographs = read_features(folder, [left_out])
     names = read_names(arguments.materials)
-    batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, seed)
+    batches = UmciBatches(clip, tokenizer, scenes, read_shown(folder, photographs, settings), names, settings, seed)
     train_head(model, batches, settings, None)
-    shown, layers = list(photographs.values()), settings.feature_layers
+    whole, layers = list(photographs.values()), settings.feature_layers
     inference = ClipSamInference(model, build_processor(tokenizer, clip_size=settings.image_size, sam_size=256))
     if settings.novelty_weight > 0:
         # As in `train_small.py umci`: both maps must lie on the same scale
-        threshold = look_at(inference, shown, layers).compute()["categories"]["all"]["pixel_f1_threshold"]
+        threshold = look_at(inference, whole, layers).compute()["categories"]["all"]["pixel_f1_threshold"]
         raise_maps(model, batches.bank, threshold)
         model.config.novelty_weight = settings.novelty_weight
-        model.config.novelty_scale = find_novelty_scale(shown)
+        model.config.novelty_scale = find_novelty_scale(whole)
     figures = look_at(inference, [SceneCache(folder / "photographs" / left_out)], layers).compute()["mean"]
     return {name: figures[name] for name in FIGURES}
 

@@ -38,6 +38,7 @@ from small_words import Teacher, build_tokenizer, common_words, find_teacher, pr
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel, SamModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from clipsam_hf import EMBEDDED_CHECKPOINT
 from clipsam_hf.data import AnomalyFolder
 from clipsam_hf.modeling_clipsam import ClipSamForAnomalySegmentation
 from clipsam_hf.training.calibration import calibrate
@@ -47,6 +48,8 @@ __all__ = ["NUM_LAYERS", "main"]
 
 TOWERS = ("clip.", "sam.vision_encoder.")
 STAGES = ("vision", "scenes", "photographs", "text", "outlines", "sam", "umci")
+PIECES_OF_EACH = 2
+"""So many random pieces of a photograph are shown to UMCI beside the whole."""
 NUM_LAYERS = 9
 """Blocks of the tower that are sound: its fine-tuning for saliency collapsed the last ones."""
 
@@ -75,6 +78,8 @@ def build_features(arguments: argparse.Namespace) -> None:
         data, about = AnomalyFolder(root, split=None), {"size": size, "name": root.name, **layers}
         read = partial(read_photographs, data, size=size)
         build_cache(folder / "photographs" / root.name, compute, read, len(data), about=about)
+        read, about = partial(read, seed=arguments.seed), {**about, "seed": arguments.seed}
+        build_cache(folder / "pieces" / root.name, compute, read, PIECES_OF_EACH * len(data), about=about)
 
 
 def read_words(folder: Path) -> tuple[list[str], torch.Tensor]:
@@ -96,12 +101,18 @@ def read_names(materials: Path) -> list[str]:
 def read_features(
     folder: Path, leave_out: Sequence[str], blocks: slice = slice(None)
 ) -> tuple[SceneCache, dict[str, SceneCache]]:
-    """Return the cached scenes, and the photographs by set, without some of the sets."""
+    """Return the cached scenes, and the whole photographs by set, without some of the sets."""
     photographs = {path.name: SceneCache(path) for path in sorted((folder / "photographs").iterdir())}
     if unknown := set(leave_out) - set(photographs):
         raise ValueError(f"No set {sorted(unknown)} to leave out; there are {sorted(photographs)}.")
     hidden = {word for name in leave_out for word in photographs.pop(name).words}
     return SceneCache(folder / "scenes", leave_out=sorted(hidden), blocks=blocks), photographs
+
+
+def read_shown(folder: Path, photographs: dict[str, SceneCache], settings: UmciSettings) -> list[SceneCache]:
+    """Return what UMCI is shown of photographs: the whole ones and, by the settings, pieces of the same sets."""
+    pieces = [SceneCache(folder / "pieces" / name) for name in photographs] if settings.pieces else []
+    return [*photographs.values(), *pieces]
 
 
 def tune_text(arguments: argparse.Namespace) -> None:
@@ -118,10 +129,16 @@ def tune_text(arguments: argparse.Namespace) -> None:
     tokenizer.save_pretrained(run / "clip")
 
 
+def first_sam(seed: int) -> SamModel:
+    """Return SAM before training."""
+    tiny = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
+    return build_sam(load_dinov2(), tiny, SAM_SETTINGS, seed=seed)
+
+
 def build_outlines(arguments: argparse.Namespace) -> None:
     """Compute what SAM's encoder makes of generated scenes, and of photographs and their pieces."""
     folder, size = arguments.output_dir / "sam_features", SAM_SETTINGS.image_size
-    encoder = build_sam(load_dinov2(), SAM_SETTINGS, seed=arguments.seed).eval().vision_encoder
+    encoder = first_sam(arguments.seed).eval().vision_encoder
     layers = {"layers": SAM_SETTINGS.num_layers, "window": SAM_SETTINGS.window_size, "size": size}
     about = {"seed": arguments.seed, "fast": arguments.fast, "global": list(SAM_SETTINGS.global_layers), **layers}
     scenes = SamScenes(arguments.materials, seed=arguments.seed, size=size)
@@ -139,7 +156,7 @@ def outline(arguments: argparse.Namespace) -> None:
     """Train SAM's decoder on what its encoder makes of scenes and photographs."""
     folder = arguments.output_dir
     scenes, photographs = read_features(folder / "sam_features", arguments.leave_out)
-    sam = build_sam(load_dinov2(), SAM_SETTINGS, seed=arguments.seed)
+    sam = first_sam(arguments.seed)
     loss = RegionPrompts(sam, scenes, list(photographs.values()), SAM_SETTINGS, arguments.seed)
     run = folder / arguments.run
     train_decoder(sam, loss, SAM_SETTINGS, run / "sam_state.pt", fast=arguments.fast)
@@ -166,7 +183,8 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     if not samples:
         raise ValueError(f"Thresholds are chosen on whole photographs: give --data_dir, of {sorted(photographs)}.")
     names = read_names(arguments.materials)
-    batches = UmciBatches(clip, tokenizer, scenes, list(photographs.values()), names, settings, arguments.seed)
+    shown = read_shown(folder, photographs, settings)
+    batches = UmciBatches(clip, tokenizer, scenes, shown, names, settings, arguments.seed)
     train_head(model, batches, settings, run / "umci")
     model.config.auxiliary_dataset = " + ".join(["generated images", *photographs])
     vision: Any = sam.config.vision_config

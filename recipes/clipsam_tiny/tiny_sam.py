@@ -152,7 +152,8 @@ class PromptedMasks:
         """Draw points (XY, pixels) in (num_masks, side, side) masks or right beside them."""
         side = masks.shape[-1]
         reach = 1 + 2 * int(rng.integers(1, 2 + side // 64))
-        near = F.max_pool2d(masks[:, None].float(), reach, 1, reach // 2)[:, 0]
+        near = F.max_pool2d(masks[:, None].float(), (reach, 1), 1, (reach // 2, 0))
+        near = F.max_pool2d(near, (1, reach), 1, (0, reach // 2))[:, 0]
         beside = torch.from_numpy(rng.random(len(masks)) < 0.5).to(masks.device)
         weights = torch.where(beside[:, None, None], near, masks.float()).flatten(1)  # (num_masks, side * side)
         # the k-th marked pixel for a random k: a cumulative sum instead of a sampler whose draws depend on the device
