@@ -165,14 +165,14 @@ def outline(arguments: argparse.Namespace) -> None:
 
 def train_head_of(arguments: argparse.Namespace) -> None:
     """
-    Train UMCI, and save the model with the SAM of the same run.
+    Train UMCI, and save the model with the SAM of the embedded checkpoint.
 
     Thresholds are chosen on whole photographs of the sets that it was shown.
     """
     folder, settings = arguments.output_dir, UmciSettings()
     run = folder / arguments.run
     clip, tokenizer = CLIPModel.from_pretrained(run / "clip"), CLIPTokenizer.from_pretrained(run / "clip")
-    sam = SamModel.from_pretrained(run / "sam")
+    sam = ClipSamForAnomalySegmentation.from_pretrained(EMBEDDED_CHECKPOINT).sam
     torch.manual_seed(arguments.seed)
     model = build_model(clip, sam, settings, auxiliary_seed=arguments.seed)
     round_towers(model)
@@ -194,7 +194,7 @@ def train_head_of(arguments: argparse.Namespace) -> None:
     model.config.flip_average = settings.flip_average
     model.config.novelty_weight = settings.novelty_weight
     model.config.novelty_scale = find_novelty_scale(list(photographs.values()))
-    # Its SAM has seen these photographs, and would be trusted too much
+    # Its SAM has seen pieces of these photographs, and would be trusted too much
     final = calibrate(model, processor, samples, refine_weights=[settings.refine_weight])
     print(rough, final, sep="\n", flush=True)
     # What texts alone say of an image is no verdict: `clipsam calibrate` makes one from good photographs
