@@ -308,6 +308,14 @@ def test_a_raised_map_has_a_half_at_the_threshold(tiny_config: ClipSamConfig) ->
             assert_close(raised, -each - np.log(4.0))
 
 
+def test_equally_frequent_merges_are_taken_in_order() -> None:
+    """Otherwise the tokenizer, and with it what the text tower begins with, would differ from run to run."""
+    words = [first + last for first in "qxz" for last in "hgfedcba"]
+    vocabulary = small_words.build_tokenizer(["felt"], words).get_vocab()
+    numbers = [vocabulary[f"{word}</w>"] for word in sorted(words)]
+    assert numbers == sorted(numbers)
+
+
 def test_towers_are_kept_in_halves_and_loaded_as_they_were_rounded(
     tiny_model: ClipSamForAnomalySegmentation, tiny_checkpoint: Path
 ) -> None:

@@ -90,8 +90,11 @@ def build_tokenizer(names: Sequence[str], words: Sequence[str]) -> CLIPTokenizer
     sentences = zip(itertools.cycle(TEMPLATES), itertools.product(states, names))
     corpus = [*(fill(template, fill(state, name)) for template, (state, name) in sentences), *words]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ends = [f"{byte}</w>" for byte in alphabet]
     learner = CLIPTokenizer().backend_tokenizer
+    # Equally frequent merges are taken by the numbers of their parts, and those of ends would be given at random
     trainer = BpeTrainer(
+        special_tokens=ends,
         vocab_size=2 * len(alphabet) + NUM_MERGES,
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
@@ -99,7 +102,6 @@ def build_tokenizer(names: Sequence[str], words: Sequence[str]) -> CLIPTokenizer
     )
     learner.train_from_iterator(corpus, trainer)
     merges: Any = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
-    ends = (f"{byte}</w>" for byte in alphabet)
     tokens = dict.fromkeys(
         [*alphabet, *ends, *("".join(merge) for merge in merges), "<|startoftext|>", "<|endoftext|>"]
     )
