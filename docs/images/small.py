@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the picture of clipsam-small in the README: `python docs/images/small.py`.
 
-The photographs are generated, see report.py; nothing was trained or chosen on them. Each row is a washer with a defect,
-then the map and the regions with a name alone, and with eight good washers.
+The photographs are generated, see report.py; nothing was trained or chosen on them. Each row is a washer with a
+defect, then the map and the regions with a name alone, and with eight good washers.
 """
 
 from pathlib import Path
