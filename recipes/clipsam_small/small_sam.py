@@ -60,7 +60,6 @@ class OwnSettings(SamSettings):
     num_layers: int = 6
     window_size: int = 16
     global_layers: tuple[int, ...] = (5,)
-    output_channels: int = 64
     num_steps: int = 1600
     images_per_step: int = 6
     photograph_share: float = 0.5
@@ -97,11 +96,14 @@ def build_sam(dinov2: Dinov2Model, first: SamModel, settings: OwnSettings, *, se
 
     Args:
         dinov2: The network.
-        first: A SAM whose decoder is as wide as `settings` says.
+        first: A SAM, of whose width the neck is.
         settings: The choices.
         seed: Of the neck.
     """
-    own, width = dinov2.config, settings.output_channels
+    own: Any = dinov2.config
+    theirs: Any = first.config
+    prompts, width = theirs.prompt_encoder_config.to_dict(), theirs.vision_config.output_channels
+    del prompts["image_embedding_size"]
     torch.manual_seed(seed)
     config = SamConfig(
         vision_config={
@@ -119,18 +121,8 @@ def build_sam(dinov2: Dinov2Model, first: SamModel, settings: OwnSettings, *, se
             "layer_norm_eps": own.layer_norm_eps,
             "use_rel_pos": False,
         },
-        prompt_encoder_config={
-            "hidden_size": width,
-            "image_size": settings.image_size,
-            "patch_size": own.patch_size,
-            "mask_input_channels": 8,
-        },
-        mask_decoder_config={
-            "hidden_size": width,
-            "mlp_dim": 2 * width,
-            "num_attention_heads": 4,
-            "iou_head_hidden_dim": width,
-        },
+        prompt_encoder_config={**prompts, "image_size": settings.image_size, "patch_size": own.patch_size},
+        mask_decoder_config=theirs.mask_decoder_config.to_dict(),
     )
     model = SamModel(config)
     vision: Any = model.config.vision_config
